@@ -33,8 +33,9 @@ HAS_TORCH = importlib.util.find_spec("torch") is not None
 collect_ignore = ["gpu"]
 # The package works without torch, the neural models apart; so does the suite.
 if not HAS_TORCH:
-    collect_ignore += [f"training/test_{name}.py" for name in ("loop", "losses", "optimizer")]
-    collect_ignore += ["text/test_tokens.py"]
+    neural = ("exchange", "gradients", "learned", "loop", "losses", "parameter_groups")
+    collect_ignore += [f"training/test_{name}.py" for name in neural]
+    collect_ignore += ["runs/test_merging.py", "runs/test_stages.py", "text/test_tokens.py"]
 
 
 def pytest_make_parametrize_id(val, argname):
@@ -120,7 +121,7 @@ def decoder_folder(pairs, tmp_path_factory):
 
 
 def _save_decoder(pairs, folder, kind, chat, changes) -> Path:
-    import torch
+    torch = pytest.importorskip("torch")
     from tokenizers import processors
     from transformers import AutoConfig, AutoModelForCausalLM
 

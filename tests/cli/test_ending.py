@@ -46,6 +46,14 @@ def test_what_the_machine_lacks_is_one_line(error, line):
     assert ending_of(error) == (line, 2)
 
 
+def test_a_missing_library_of_the_neural_models_is_one_line():
+    line, code = ending_of(ModuleNotFoundError("No module named 'torch'", name="torch"))
+    assert line.startswith("this command needs torch: pip install ")
+    assert line.rstrip("'").endswith("[torch]")
+    assert code == 2
+    assert ending_of(ModuleNotFoundError("No module named 'x'", name="humanpref.x")) is None
+
+
 @pytest.mark.parametrize("error", [RuntimeError("mat1 and mat2"), OSError("odd"), KeyError("a")])
 def test_defects_are_not(error):
     assert ending_of(error) is None

@@ -80,7 +80,7 @@ def test_one_prompt_has_no_interval(caplog):
     summarise(labels, labels * 0.7 + 0.1, prior, np.array(["a", "b"]))
     assert not caplog.text
     summarise(labels, labels * 0.7 + 0.1, prior, np.array(["a", "a"]))
-    assert "all 2 rows have the same prompt: the interval has zero width" in caplog.text
+    assert "only one prompt (2 rows): the interval has zero width" in caplog.text
 
 
 def test_a_mean_with_its_interval():

@@ -131,7 +131,7 @@ def test_a_model_with_ties_on_rows_without_any(artifacts, pairs, caplog):
     evaluate(artifacts[:1], decided)
     assert "P(tie)" not in caplog.text  # the format has ties
     evaluate(artifacts[:1], decided.drop(columns="winner_tie"))
-    assert "which these rows do not have: their P(tie) counts in their log loss" in caplog.text
+    assert "which these rows lack; their P(tie) counts in their log loss" in caplog.text
 
 
 def test_folders_and_frames_as_well_as_files(artifacts, arena, pairs):

@@ -249,7 +249,7 @@ def test_rows_are_matched_by_id_whatever_the_folds(members, tmp_path, arena, pai
     with caplog.at_level(logging.WARNING):
         fewer = blend([members["weak"].folder, fifth.folder], tmp_path / "fewer")
     assert fewer.metrics["rows"] == len(fifth.oof) < len(pairs)
-    told = f"only {len(fifth.oof)} rows were held out by every artifact; one artifact held out 120"
+    told = f"every artifact held out the same {len(fifth.oof)} rows, but one artifact held out 120"
     assert told in caplog.text
     left_out = len(pairs) - len(fifth.oof)
     assert fewer.metrics["blend"]["rows_left_out"] == left_out

@@ -60,7 +60,7 @@ def test_what_was_given_up_is_logged(clock, caplog):
     budget.log_summary()
     assert [record.getMessage() for record in caplog.records] == [
         "time budget of 10 s: half: 3 row predictions (out of time), "
-        "not predicted: 1 row predictions (out of time)"
+        "not predicted: 1 row prediction (out of time)"
     ]
 
 

@@ -120,7 +120,7 @@ def test_a_raw_frame_is_known_as_the_file_is(teacher, arena):
 def test_rows_under_other_ids_are_warned_of(teacher, pairs, caplog):
     renamed = pairs[:5].assign(id=[f"new-{i}" for i in range(5)])
     soft_labels([teacher], renamed)
-    assert "5 rows share a prompt with its training rows" in caplog.text
+    assert "its training rows have the prompts of 5 rows" in caplog.text
     # The same id with another text is another row.
     caplog.clear()
     with caplog.at_level(logging.INFO):
@@ -236,7 +236,7 @@ def test_an_order_that_no_model_can_read_is_named(one_sided, pairs, tmp_path, ca
     seal(tmp_path / "a", one_sided.facts)
     told = soft_labels([Artifact.load(tmp_path / "a")], pairs[:40])
     np.testing.assert_array_equal(told, told_by(one_sided))
-    assert "40 out-of-fold predictions are of one order of A and B" in caplog.text
+    assert "using only one order of A and B for 40 out-of-fold predictions" in caplog.text
 
 
 def test_a_row_is_judged_by_the_teachers_that_may(teacher, arena, pairs, tmp_path):
@@ -296,7 +296,7 @@ def test_shares_that_leave_too_little_are_refused(pairs, tmp_path):
     rows = read_training_rows(tmp_path / "rows.csv")
     for given, message in (
         ((0.6, 0.6), "sum to at most 1, got 1.2"),
-        ((1.0, None), "sum to less than 1, since some teachers have none, got 1"),
+        ((1.0, None), "sum to less than 1, since some teachers have no share, got 1"),
     ):
         with pytest.raises(InputError, match=message):
             taught(rows, [Teacher(tmp_path / "rows.csv", share) for share in given])

@@ -282,7 +282,7 @@ def test_what_no_variant_has_time_for_is_left(caplog):
     assert budget.given_up[UNREAD] == left
     assert model.blocks("b") == []
     assert 25 < model.clock.now <= 30
-    assert f"time budget: spent, {left} of 100 rows are not predicted" in caplog.text
+    assert f"time budget: used up, {left} of 100 rows are not predicted" in caplog.text
 
 
 @pytest.mark.parametrize("seconds", [0, -1])

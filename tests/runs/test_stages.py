@@ -21,8 +21,6 @@ from humanpref.runs.stages import Earlier, Stage
 from humanpref.runs.train import Run, train
 from humanpref.schema import InputError
 
-pytest.importorskip("torch")
-
 ENCODER = (
     "model.scratch_vocabulary=300",
     "model.scratch_hidden_size=16",
@@ -184,7 +182,7 @@ def test_other_families_are_refused_by_name(first, arena, tmp_path):
     with pytest.raises(InputError, match="a neural family, got sparse, which cannot"):
         Stage.open(Earlier(first.folder), sparse)
     prior = train(load_config("prior"), arena / "train.csv", tmp_path / "prior")
-    with pytest.raises(InputError, match="expected family encoder, as this run, got prior"):
+    with pytest.raises(InputError, match="expected family encoder, as in this run, got prior"):
         Stage.open(Earlier(prior.folder), encoder())
     with pytest.raises(InputError, match="not an artifact"):
         Stage.open(Earlier(tmp_path), encoder())

@@ -9,7 +9,6 @@ from humanpref.data import Extra, labels_of, read_pairs, read_training_rows, sou
 from humanpref.reports.evaluate import evaluate, write_evaluation
 from humanpref.runs.blending import blend
 from humanpref.runs.distillation import Teacher, soft_labels, taught, write_soft_labels
-from humanpref.runs.merging import merge
 from humanpref.runs.predict import predict
 from humanpref.runs.stages import Earlier
 from humanpref.runs.train import train
@@ -196,6 +195,8 @@ def test_a_stage_may_have_other_classes_than_the_one_before(arena, decided, tmp_
 )
 def test_a_merged_model_has_no_ties_either(decided, decoder_folder, tmp_path, preset, options):
     pytest.importorskip("peft")
+    from humanpref.runs.merging import merge
+
     options = [*options, f"model.backbone={decoder_folder()}", "model.max_length=128", TWO]
     train(config(preset, "model.system_prompt=", *options), decided, tmp_path / "folds", folds=2)
     merged = merge(tmp_path / "folds", tmp_path / "merged")

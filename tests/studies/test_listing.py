@@ -111,7 +111,7 @@ def test_one_table_that_is_cut_off_does_not_end_the_list(folder, tmp_path, caplo
     assert runs(tmp_path)["name"].tolist() == ["good"]
     assert "oof.csv: damaged or changed" in caplog.text
     shutil.rmtree(tmp_path / "good")
-    with pytest.raises(InputError, match=r"readable artifacts, got none \(1 were skipped"):
+    with pytest.raises(InputError, match=r"readable artifacts, got none \(skipped: 1"):
         runs(tmp_path)
 
 
@@ -119,7 +119,7 @@ def test_sorting_and_folders_that_cannot_be_used(folder, tmp_path):
     assert runs(folder, "seconds")["seconds"].is_monotonic_increasing
     with pytest.raises(InputError, match=r"--sort: expected one of name.*, got loss"):
         runs(folder, "loss")
-    with pytest.raises(InputError, match=r"got none \(0 were skipped"):
+    with pytest.raises(InputError, match=r"got none \(skipped: 0"):
         runs(tmp_path)
     with pytest.raises(InputError, match="nowhere: expected a folder"):
         runs(tmp_path / "nowhere")

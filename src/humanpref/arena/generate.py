@@ -102,8 +102,8 @@ def write_arena(folder: Path, rows: int, seed: int) -> Arena:
     arena.
 
     The folder is created if it does not exist. The same arguments always give the same bytes. No
-    file is replaced, since the folder may hold the competition's own files. Either all
-    files are written or none.
+    file is replaced, since the folder may hold the competition's own files. Either all files are
+    written or none.
 
     Raises
     ------

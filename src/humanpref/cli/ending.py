@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
+from humanpref.extras import install_line
 from humanpref.schema import InputError
 from humanpref.storage import not_written, storage_failure, written_path
 
@@ -18,6 +19,8 @@ MAX_LINE = 1_200
 """Maximum number of characters of an error message. Longer ones are cut in the middle."""
 _KEPT_AT_END = 300
 _OUT_OF_MEMORY = ("DefaultCPUAllocator: ", "CUDA out of memory", "CUDA error: out of memory")
+# The libraries of the extra `torch`. The modules of the neural models import them directly.
+_NEURAL = ("torch", "transformers", "accelerate", "peft", "tokenizers", "sentence_transformers")
 # The errors that joblib and concurrent.futures raise if one of their processes is killed.
 _KILLED = ("TerminatedWorkerError", "BrokenProcessPool")
 
@@ -64,6 +67,8 @@ def ending_of(error: BaseException) -> tuple[str, int] | None:
     """
     if isinstance(error, InputError):
         return str(error), 2
+    if isinstance(error, ModuleNotFoundError) and error.name in _NEURAL:
+        return f"this command needs {error.name}: {install_line('torch')}", 2
     if isinstance(error, Terminated):
         return f"stopped by {signal.Signals(error.number).name}", 128 + error.number
     if isinstance(error, KeyboardInterrupt):

@@ -11,11 +11,11 @@ from humanpref.schema import LONE_SURROGATE
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 _EXACT = 2**53
-"""Floats below this hold every whole number exactly."""
+"""Every whole number below this can be represented exactly as a float."""
 
 
 def id_text(key: Any) -> str:
-    """Return an id as text: a text as it is, and a whole number with all its digits.
+    """Return an id as text: text unchanged, and a whole number with all of its digits.
 
     Raises
     ------

@@ -59,7 +59,7 @@ def _rows(lines: Iterator[str], delimiter: str) -> Iterator[list[str]]:
 
 @contextlib.contextmanager
 def csv_errors(name: str) -> Iterator[None]:
-    """Raise what goes wrong while a CSV is read as a one-line InputError about `name`."""
+    """Convert an error in the block, which reads a CSV, to a one-line InputError about `name`."""
     try:
         yield
     except OSError as error:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from humanpref.data.frames import as_pairs
 from humanpref.data.pairs import labels_of
-from humanpref.schema import LABEL_COLUMNS, TEXT_COLUMNS, InputError
+from humanpref.schema import LABEL_COLUMNS, TEXT_COLUMNS, InputError, counted
 
 PAIR = TEXT_COLUMNS[1:]
 
@@ -76,8 +76,8 @@ def grouped_folds(
         raise InputError(f"folds: expected at least 2, got {k}")
     if distinct < k:
         raise InputError(
-            f"{k} folds need at least {k} distinct prompts, but these {len(pairs)} rows have "
-            f"{distinct}"
+            f"{k} folds need at least {k} distinct prompts, got {distinct} in "
+            f"{counted(len(pairs), 'row')}"
         )
     if labels is None and LABEL_COLUMNS[0] in pairs:
         labels = labels_of(pairs)

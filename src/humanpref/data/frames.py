@@ -13,16 +13,16 @@ from humanpref.data.formats.forms import Form, described, form_of, read_turns
 from humanpref.schema import ID, LONE_SURROGATE, TEXT_COLUMNS, InputError
 
 _FORMS = {Form.MESSAGES: Form.TURNS, Form.JSON_MESSAGES: Form.TEXT, Form.PYTHON: Form.TEXT}
-"""The forms that have no rule, and how their cells are read."""
+"""Forms that a frame does not distinguish, and the forms as which their cells are read."""
 
 
 class CellRule:
-    """The form of the texts in one frame or file: that of the first cell that has one.
+    """The form of the texts in one frame or file. The first cell that has a form decides.
 
-    Lists, tuples and arrays of strings are turns. If a string is a JSON list of strings, all are
-    parsed as in a file. Otherwise, each string is taken unchanged as one turn, even `"[1]"` or
-    `"null"`. None and NaN are conversations without turns, as are `""` and `"null"` if the texts
-    are lists. Any other cell, or a mixture of forms, is rejected.
+    Lists, tuples and arrays of strings are turns. If the first string is a JSON list of strings,
+    all strings are parsed as in a file; otherwise, each string is taken unchanged as one turn, even
+    `"[1]"` or `"null"`. None and NaN are conversations without turns, as are `""` and `"null"` if
+    the texts are lists. Any other cell, or a mixture of forms, is rejected.
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,8 @@ class CellRule:
         """Check a cell. Raises ValueError if it cannot be read, or has a different form than the
         cells before it.
 
-        `place` is the location of the cell, for the message if a later cell has another form.
+        `place` is the location of the cell. It is named in the message if a later cell has a
+        different form.
         """
         form = form_of(cell)
         form = _FORMS.get(form, form)
@@ -44,7 +45,7 @@ class CellRule:
                 f"expected {self.form} as in {self.place}, got {described(cell)}; use one form for "
                 "all texts"
             )
-        if form is not Form.JSON_TURNS:  # whose strings `form_of` has parsed
+        if form is not Form.JSON_TURNS:  # `form_of` has already parsed those
             self.turns(cell)
 
     def turns(self, cell: Any) -> tuple[str, ...]:
@@ -60,7 +61,7 @@ def as_pairs(frame: pd.DataFrame, texts: Sequence[str] = TEXT_COLUMNS) -> pd.Dat
 
     A frame from `read_pairs` is returned unchanged; checking it takes a tenth of a second for
     57,477 rows. Only `id` and the columns in `texts` are converted. If `id` is neither a column nor
-    the name of the index, they are numbered from 0.
+    the name of the index, the rows are numbered from 0.
 
     Raises
     ------

@@ -140,7 +140,7 @@ def read_labels(source: Any) -> pd.DataFrame:
 
 @dataclass
 class Reading:
-    """What was read from a source.
+    """The rows read from a source, and the facts found out about it.
 
     Attributes
     ----------
@@ -151,7 +151,7 @@ class Reading:
     faults : list of Fault
         The faults, if they were kept instead of raised.
     lost : list of str
-        What the source has and a pairs frame cannot hold.
+        Descriptions of the parts of the source that a pairs frame cannot hold.
     """
 
     pairs: pd.DataFrame
@@ -171,11 +171,11 @@ def read(
     keep_faults: bool = False,
     ids: bool = True,
 ) -> Reading:
-    """Read a source as `read_pairs` does, and say what was found in it.
+    """Read a source as `read_pairs` does, and also return its format, its faults and what was lost.
 
     If `texts_required` is False, texts are read only in the competition's columns, and ids are
     required. If `keep_faults` is True, faults are returned instead of raised. If `ids` is False,
-    rows are numbered from 0, and how they were understood is logged for debugging only: a judge
+    rows are numbered from 0, and the log line about the format has the level DEBUG, since a judge
     reads one pair after another in this way.
     """
     with open_table(source) as table:
@@ -236,7 +236,8 @@ def _plan(
 
 
 def _head(rows: Iterator[Cells], texts: int) -> list[Cells]:
-    """Return the first rows: at least one whose texts have a form, if there is any."""
+    """Return the first `_HEAD_ROWS` rows, or all rows up to the first one whose texts have a form
+    if that comes later."""
     head: list[Cells] = []
     decided = False
     for cells in rows:
@@ -322,7 +323,7 @@ def _tell(table: Table, parser: RowParser, name: str, pairs: pd.DataFrame, level
 
 
 def _lost(table: Table, parser: RowParser) -> list[str]:
-    """Return what the table has and the pairs frame cannot hold."""
+    """Describe the parts of the table that the pairs frame cannot hold."""
     numbered = parser.plan.id if parser.repeated else ()
     read = {*parser.plan.columns, *LABEL_COLUMNS, WINNER, WEIGHT} - {*numbered}
     unread = [column for column in table.columns if column not in read]

@@ -44,14 +44,14 @@ class Fault(NamedTuple):
 
 @dataclass
 class Plan:
-    """The columns of a table to read, by what they hold."""
+    """The columns to read from a table, by their content."""
 
     texts: tuple[str, ...]
     id: tuple[str, ...]
     """The column of the ids. If empty, rows are numbered from 0."""
     labels: OneHot | Winner | None
     draws: bool
-    """Whether labels are read, and are in the texts: one is `chosen`, the other `rejected`."""
+    """Whether labels are read from the text columns: one text is `chosen`, the other `rejected`."""
     models: tuple[str, ...]
     weight: tuple[str, ...]
     format: Format | None = None

@@ -14,7 +14,7 @@ from humanpref.data.folds import grouped_folds, prompt_keys
 from humanpref.data.pairs import has_ties, labels_of, refuse_ties, weights_of, with_tie_column
 from humanpref.data.reading import read_pairs
 from humanpref.data.tables import source_name
-from humanpref.schema import ID, LABEL_COLUMNS, TEXT_COLUMNS, WEIGHT, InputError
+from humanpref.schema import ID, LABEL_COLUMNS, TEXT_COLUMNS, WEIGHT, InputError, counted
 
 logger = logging.getLogger(__name__)
 
@@ -165,7 +165,7 @@ def read_training_rows(
             )
         frame = read_pairs(source.path, labels=True, format=source.format)
         if ties and not has_ties(frame):
-            logger.warning("extra rows %s have no ties: they lower P(tie) of all rows", name)
+            logger.warning("extra rows %s have no ties, so they lower P(tie) for all rows", name)
         frame = _with_labels(frame, ties, name)
         frame = _weighted(frame, source.weight)
         frame[ID] = f"extra-{number}:" + frame[ID]
@@ -180,8 +180,8 @@ def read_training_rows(
 
 
 def _with_labels(pairs: pd.DataFrame, ties: bool, source: str | Path) -> pd.DataFrame:
-    """Return the frame with all three label columns. Raises InputError for a tie if there are to be
-    none."""
+    """Return the frame with all three label columns. Raises InputError if `ties` is False and a row
+    is a tie."""
     if not ties:
         refuse_ties(labels_of(pairs), weights_of(pairs), source)
     return with_tie_column(pairs)
@@ -218,7 +218,8 @@ def positive_weight_mask(pairs: pd.DataFrame, source: str | Path) -> np.ndarray:
     if not positive.any():
         raise InputError(f"{source}: column 'weight': every row has weight 0")
     if not positive.all():
-        logger.info("%s: %d rows of weight 0 are left out", source, (~positive).sum())
+        left_out = counted(int((~positive).sum()), "row")
+        logger.info("%s: leaving out %s of weight 0", source, left_out)
     return positive
 
 

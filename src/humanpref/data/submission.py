@@ -10,7 +10,7 @@ from humanpref.data.csv_rows import csv_rows
 from humanpref.data.rows import Plan, RowParser
 from humanpref.data.tables import open_table
 from humanpref.files import write_csv
-from humanpref.schema import ID, LABEL_COLUMNS, MODEL_COLUMNS, InputError
+from humanpref.schema import ID, LABEL_COLUMNS, MODEL_COLUMNS, InputError, counted
 
 HEADER = (ID, *LABEL_COLUMNS)
 SUM_TOLERANCE = 1e-6
@@ -19,8 +19,8 @@ SUM_TOLERANCE = 1e-6
 def write_submission(
     path: str | Path, ids: Sequence[str], probabilities: np.ndarray, columns: Sequence[str] = HEADER
 ) -> None:
-    """Atomically write a CSV with `id` and the three probabilities of each row, or its likelier
-    winner, in the given order.
+    """Atomically write a CSV with `id` and either the three probabilities of each row or its
+    likelier winner, in the order of `ids`.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ def write_submission(
             row = int(rows.argmax())
             raise ValueError(
                 f"id {ids[row]!r}: expected probabilities, got {probabilities[row].tolist()}: "
-                f"{fault} ({rows.sum()} such rows)"
+                f"{fault} ({counted(int(rows.sum()), 'such row')})"
             )
     if len(columns) == len(HEADER):
         frame = pd.DataFrame(probabilities, columns=list(columns[1:]))
@@ -91,7 +91,8 @@ def check_submission(
         return [str(error)]
     faults = []
     if len(rows) != len(expected):
-        faults.append(f"{path}: expected {len(expected)} rows as in {test_csv}, got {len(rows)}")
+        wanted = counted(len(expected), "row")
+        faults.append(f"{path}: expected {wanted} as in {test_csv}, got {len(rows)}")
     ids = [row[0] for row in rows]
     order = "in a different order" if sorted(ids) == sorted(expected) else "not the test file's"
     for number, (got, wanted) in enumerate(zip(ids, expected, strict=False), start=1):
@@ -109,7 +110,7 @@ def check_submission(
             row = int(faulty.argmax())
             faults.append(
                 f"{path}: row {row + 1} (id {ids[row]!r}): {fault}: {rows[row][1:]} "
-                f"({faulty.sum()} such rows)"
+                f"({counted(int(faulty.sum()), 'such row')})"
             )
     return faults
 
@@ -121,7 +122,7 @@ def _winner_faults(path: str | Path, rows: list[list[str]]) -> list[str]:
     (key, winner), expected = rows[wrong[0]], " or ".join(MODEL_COLUMNS)
     return [
         f"{path}: row {wrong[0] + 1} (id {key!r}): expected {expected}, got {winner!r} "
-        f"({len(wrong)} such rows)"
+        f"({counted(len(wrong), 'such row')})"
     ]
 
 

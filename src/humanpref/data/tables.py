@@ -45,8 +45,8 @@ _DAMAGED = (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, gzip.BadGz
 
 
 class BadRow(str):
-    """The reason why a row has no cells. It is in the place of the cells, so that a reader can
-    count the row, and report it or stop."""
+    """The reason why a row has no cells. It replaces the cells, so that the caller can count the
+    row, and report it or stop."""
 
     __slots__ = ()
 
@@ -66,10 +66,11 @@ class Table:
     read: Callable[[list[str]], Iterator[Cells]]
     """Yields the cells of the given columns, row by row."""
     starts: list[tuple[int, str]] = field(default_factory=list)
-    """For a folder, the number of the first row of each file that has been opened, and its name."""
+    """For each file of a folder that has been opened, the number of rows before it, and its
+    name."""
     objects: list[Any] | None = None
-    """The rows of a JSON file or a sequence of dicts with all their keys, each a mapping unless it
-    cannot be used. None for any other kind."""
+    """The rows of a JSON file or a sequence of dicts with all their keys, each a mapping unless the
+    row cannot be used. None for any other kind of source."""
 
     def place_of(self, number: int) -> tuple[str, int]:
         """Return the file that holds a row that has been read, and the row's number in that file,
@@ -112,7 +113,7 @@ def open_table(source: Any) -> Iterator[Table]:
                 file = stack.enter_context(open(source, "rb", buffering=_HEAD))
                 packed, file = _unpacked(name, file, stack)
                 head = file.peek(_HEAD)
-            except (*_DAMAGED, OSError, RuntimeError) as error:  # RuntimeError: a password
+            except (*_DAMAGED, OSError, RuntimeError) as error:  # RuntimeError: zip password
                 raise InputError(f"{name}: cannot be read ({_reason(error)})") from None
             yield _file_table(name, packed, file, head)
 
@@ -265,7 +266,8 @@ def _mapping_table(name: str, kind: str, objects: Iterable[Any]) -> Table:
 
 
 def _folder_table(folder: Path) -> Table:
-    """Return the table of a folder's files in natural order. Their names differ only in numbers."""
+    """Return the table of a folder's files, whose names differ only in numbers, in numeric
+    order."""
     paths = [path for path in folder.iterdir() if path.is_file() and path.name[0] not in "._"]
     files = [path for path in paths if path.stat().st_size]
     if not files:
@@ -276,7 +278,7 @@ def _folder_table(folder: Path) -> Table:
             f"{folder}: expected shards, whose names differ only in numbers, got "
             f"{names([*kinds.values()][:3])}; name one file"
         )
-    # Of `part-1` and `part-01`, whose numbers are equal, the name decides.
+    # If the numbers are equal, as in `part-1` and `part-01`, the names decide.
     files.sort(key=lambda path: ([int(part) for part in re.findall(r"\d+", path.name)], path.name))
     with open_table(files[0]) as first:
         kind = first.kind + (f", {len(files)} files" if len(files) > 1 else "")

@@ -1,5 +1,5 @@
-"""Compute closed-form 95 % intervals for counts, for tables with so many entries that a bootstrap
-of each would take too long. Rows of data are treated as independent."""
+"""Compute closed-form 95 % intervals for counts, in tables that have too many entries to bootstrap
+each of them. Rows of data are treated as independent."""
 
 import numpy as np
 

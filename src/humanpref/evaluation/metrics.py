@@ -8,7 +8,7 @@ import pandas as pd
 
 from humanpref.data import without_ties
 from humanpref.logloss import row_log_losses
-from humanpref.schema import CLASSES
+from humanpref.schema import CLASSES, counted
 
 logger = logging.getLogger(__name__)
 
@@ -128,7 +128,7 @@ def mean_and_interval(
 def summarise(
     labels: np.ndarray, probabilities: np.ndarray, prior: np.ndarray, groups: np.ndarray
 ) -> dict[str, Any]:
-    """Summarize predictions: by the log loss with its 95 % interval, the accuracy, the prior's log
+    """Summarize predictions by the log loss with its 95 % interval, the accuracy, the prior's log
     loss on the same rows, and the metrics of the choice between A and B.
 
     Every row counts once, regardless of its training weight.
@@ -153,9 +153,9 @@ def summarise(
     prior_losses = row_log_losses(labels, np.broadcast_to(prior, labels.shape))
     if len(set(groups)) == 1:
         logger.warning(
-            "all %d rows have the same prompt: the interval has zero width and says nothing about "
-            "other prompts",
-            len(labels),
+            "only one prompt (%s): the interval has zero width and says nothing about other "
+            "prompts",
+            counted(len(labels), "row"),
         )
     return {
         "rows": len(labels),

@@ -61,8 +61,8 @@ class LanguageModel:
     def log_probabilities(self, texts: Iterable[str]) -> np.ndarray:
         """Return the mean log-probability of each text's tokens, given only the text itself.
 
-        The first token of the text is scored only if the tokenizer puts a special token before it;
-        otherwise, nothing precedes it.
+        The first token of the text is scored only if the tokenizer puts a special token before it,
+        since otherwise nothing precedes it.
 
         Returns
         -------

@@ -29,7 +29,8 @@ ENDS = 10
 LEADERS = 5
 """Number of names that the summary lists from the top of each ranking."""
 RANKED_ROWS = 20
-"""A warning tells how many models have fewer rows than this: their ranks are mostly chance."""
+"""A warning says how many models have fewer rows than this, since their ranks are mostly due to
+chance."""
 _LEFT_OUT = ("fields", "id", "label", "weight", "equal")
 """Kinds of faults because of which `read_faulty` omits a row."""
 _INPUTS = {"dual": "prompt + A, prompt + B", "joint": "prompt + A + B"}
@@ -133,7 +134,7 @@ def _count(
         counted["strengths"], summary["bradley_terry"] = model_strengths(named)
         summary["models_under_20_rows"] = few = int((counted["models"]["rows"] < RANKED_ROWS).sum())
         if few:
-            text = "%d of %d models have fewer than %d rows: their ranks say little"
+            text = "%d of %d models have fewer than %d rows, so their ranks say little"
             logger.warning(text, few, len(counted["models"]), RANKED_ROWS)
         summary |= _leaders(counted)
     counted["prompt_groups"], counted["largest_prompt_groups"] = tables.prompt_groups(pairs)

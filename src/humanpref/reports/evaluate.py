@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 METRICS_FILE = "metrics.json"
 WORST_ROWS = 20
 LONGEST_TEXT = 5_000
-"""Maximum number of characters of a worst row's prompt and answers, each."""
+"""Maximum number of characters of each text that is shown of a worst row."""
 SLICE_DRAWS = 500
 """Number of resamples for the interval of each slice."""
 _LEVELS = ["axis", "rows", "preferred", "rejected", "unit", "measure"]
@@ -77,8 +77,8 @@ def evaluate(
         - `swap_flips`: the share of rows whose most likely class then changes;
         - `swap_exact`: True if these two are 0 by construction, and therefore were not measured;
         - `confusion`, `per_class`, and `axes` (`humanpref.evaluation.axes.follow`);
-        - `rows_trained_on`: the number of these rows on which the artifact was trained; above 0,
-          its metrics are optimistic.
+        - `rows_trained_on`: the number of these rows on which the artifact was trained. If it is
+          above 0, the artifact's metrics are optimistic.
 
         `differences` lists, for each artifact except the first, its log loss minus the first's,
         with a paired 95 % interval over prompts.
@@ -105,7 +105,7 @@ def evaluate(
     classes = {artifact.classes for artifact in loaded}
     if 3 in classes and (len(classes) > 1 or not has_ties(pairs)):
         others = "other artifacts" if len(classes) > 1 else "these rows"
-        text = f"evaluate: artifacts with ties, which {others} do not have: their P(tie) counts in "
+        text = f"evaluate: some artifacts have ties, which {others} lack; their P(tie) counts in "
         logger.warning(text + "their log loss and accuracy, so compare the decided metrics")
     for name, artifact, learned in zip(names, loaded, trained_on, strict=True):
         if artifact.classes == 2:

@@ -42,5 +42,5 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 def _cell(text: str) -> str:
-    """Return a text that neither ends a cell of Markdown nor its row."""
+    """Escape a text so that it ends neither its cell of a Markdown table nor its row."""
     return " ".join(text.split()).replace("|", "\\|")

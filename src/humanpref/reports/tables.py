@@ -143,7 +143,7 @@ def length_bias(pairs: pd.DataFrame, characters: pd.DataFrame) -> pd.DataFrame:
 
 def longer_wins(bias: pd.DataFrame) -> float | None:
     """Return the share of decided rows that the longer answer wins, from the table of
-    `length_bias`; None if there are none."""
+    `length_bias`; None if no row is decided."""
     decided = bias["rows"] * (1 - bias["tie_share"])
     return float(bias["longer_wins"].fillna(0) @ decided / decided.sum()) if decided.sum() else None
 
@@ -273,10 +273,10 @@ def against_test(train: pd.DataFrame, test: pd.DataFrame) -> dict[str, pd.DataFr
     -------
     dict
         Two tables with the columns `what`, `train` and `test`. `test_sizes`: rows, distinct
-        prompts, and quantiles of turns and characters. `test_shares`: shares of rows with a prompt
-        that another row or the other file also has, with an empty prompt, with an empty answer or
-        two identical ones; by turns, by characters (of the prompt and both answers), and by
-        language.
+        prompts, and quantiles of turns and characters. `test_shares`: the shares of rows whose
+        prompt is also in another row, whose prompt is also in the other file, whose prompt is
+        empty, and whose answers are empty or identical; then the shares of rows by number of turns,
+        by characters (of the prompt and both answers), and by language.
     """
     counts, shares = {}, {}
     keys = {"train": pd.Series(prompt_keys(train)), "test": pd.Series(prompt_keys(test))}

@@ -9,9 +9,9 @@
       oof.csv         id, fold and the three probabilities of every row that was predicted while
                       it was held out; only rows of the training file, so that each id is unique
       rows.csv        id, digests of the prompt and of the answers, case of the answers, labels and
-                      weight of every training row, for later fits on oof.csv; ids of extra rows
-                      start with a prefix for their file: `extra-1:`, `extra-2:` …; those of the
-                      rows of earlier stages (`train --from`), with `extra-0:`
+                      weight of every training row, for later fits on oof.csv; the ids of extra
+                      rows start with a prefix for their file (`extra-1:`, `extra-2:` …), and the
+                      ids of rows of earlier stages (`train --from`) with `extra-0:`
       model/          the single model, or fold-0/ … fold-(K-1)/: config.json, weights
                       (safetensors), tokenizer
 """
@@ -146,7 +146,7 @@ class Artifact:
 
     @property
     def shortfall(self) -> str:
-        """How many of its models an unfinished run has trained, as a text; empty for a finished
+        """A message that says how many models an unfinished run has trained; empty for a finished
         run."""
         if TRAINED not in self.facts:
             return ""
@@ -267,7 +267,8 @@ class Artifact:
     @property
     def seconds(self) -> float:
         """The default time limit of `humanpref predict` with this artifact: the option
-        `inference.seconds` of its models, or infinity."""
+        `inference.seconds` of its models. It is infinite if the option is not set or the artifact
+        is a blend."""
         first = read_ensemble(self.folder / self.facts["members"][0])
         inference = first.config.inference if isinstance(first, Leaf) else None
         return getattr(inference, "seconds", None) or math.inf

@@ -1,7 +1,8 @@
-"""The files of an artifact: which ones belong to it, and whether they are still what was written.
+"""The files of an artifact: which ones belong to it, and whether they have changed since they were
+written.
 
-`artifact.json` lists the digest of every file, and its own. A JSON file's digest is that of its
-values, so that white space and the order of keys do not matter.
+`artifact.json` lists the digests of all files, including its own. A JSON file's digest is that of
+its values, so that white space and the order of keys do not matter.
 """
 
 import hashlib
@@ -23,9 +24,9 @@ CHECKPOINT = ".checkpoint"
 RUN_FILE = "run.json"
 """The file that identifies an unfinished run."""
 _SETTLED_SECONDS = 2
-"""A digest is remembered only if the file's last change is at least this long ago. A change soon
-after another may fall into the same tick of the file system's clock, and leave the file's time as
-it is."""
+"""A digest is remembered only if the file's last change is at least this long ago. Two changes in
+quick succession may fall into one tick of the file system's clock; the second then leaves the
+file's time unchanged."""
 
 _known: dict[tuple, str] = {}
 
@@ -36,8 +37,8 @@ def partial_of(out: Path) -> Path:
 
 
 def seal(folder: Path, facts: dict[str, Any]) -> None:
-    """Write `artifact.json`, with the digests of all files in the folder. Whatever writes an
-    artifact does this last.
+    """Write `artifact.json`, with the digests of all files in the folder. This is the last step of
+    writing an artifact.
 
     Examples
     --------
@@ -54,8 +55,8 @@ def seal(folder: Path, facts: dict[str, Any]) -> None:
 
 
 def check_listed(folder: Path, facts: dict[str, Any]) -> None:
-    """Check `artifact.json` against its own digest, that all of the artifact's files and models
-    exist, and that the models' folders contain no other files. The files' contents are not read.
+    """Check that `artifact.json` matches its own digest, that all of the artifact's files and
+    models exist, and that the models' folders contain no other files. The other files are not read.
 
     Raises
     ------
@@ -67,7 +68,7 @@ def check_listed(folder: Path, facts: dict[str, Any]) -> None:
         raise InputError(_changed(folder / FACTS_FILE))
     if missing := digests.keys() - {FACTS_FILE, *found}:
         raise InputError(f"{folder / min(missing)}: missing, but listed in {FACTS_FILE}")
-    # A folder outside the artifact has no digests.
+    # A model in a folder outside the artifact would have no digests.
     if not members or not digests.keys() >= {f"{member}/config.json" for member in members}:
         raise InputError(f"{folder / FACTS_FILE}: expected models of this artifact, got {members}")
     inside = tuple(f"{member}/" for member in members)
@@ -78,7 +79,7 @@ def check_listed(folder: Path, facts: dict[str, Any]) -> None:
 def check_contents(folder: Path, facts: dict[str, Any], path: Path) -> None:
     """Check the contents of a file in the artifact's folder, or of all files in a folder there,
     against their digests. If `accelerate launch` started several processes, only the main one
-    checks; a process that was started for a single GPU trusts the one that started it.
+    checks; a process that was started for a single GPU trusts its parent process.
 
     Raises
     ------
@@ -118,7 +119,7 @@ def files_in(folder: Path) -> list[str]:
 
 
 def copy_files(source: Path, target: Path, names: Iterable[str]) -> None:
-    """Copy files of one folder to another by their relative paths; links become files."""
+    """Copy the files with these relative paths from one folder to another; links become files."""
     for name in names:
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(source / name, target / name)
@@ -128,7 +129,7 @@ def content_digest(path: Path) -> str:
     """Return the SHA-256 of a file or, if it is JSON, of its values. A process reads each file
     once, unless the file changes."""
     stat = path.stat()
-    # Nobody can set the time of the last change, unlike that of the last modification.
+    # A program can set the time of the last modification (mtime), but not that of the last change.
     key = (path.suffix, stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
     if key in _known:
         return _known[key]

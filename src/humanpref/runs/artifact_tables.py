@@ -30,8 +30,8 @@ def write_oof(
 
 
 def read_oof(path: Path) -> pd.DataFrame:
-    """Read a table written by `write_oof`, with ids as text. Its values are not checked: the
-    artifact's digests show whether they are still those that were written.
+    """Read a table written by `write_oof`, with ids as text. Its values are not checked, since the
+    artifact's digests show whether the file has changed.
 
     Raises
     ------
@@ -77,6 +77,7 @@ _NUMBERS = {**dict.fromkeys((*LABEL_COLUMNS, WEIGHT), np.float64), FOLD: np.int6
 
 def _read_table(path: Path, columns: list[str]) -> pd.DataFrame:
     with refuse_failures(f"{path}: not a table of an artifact"):
-        # The parser of pandas 2 rounds numbers to a neighbor; the conversion of texts does not.
+        # The CSV parser of pandas 2 may round a number to a neighboring float. Converting texts to
+        # numbers does not.
         table = pd.read_csv(path, usecols=columns, dtype=str, keep_default_na=False)
         return table.astype({name: _NUMBERS[name] for name in columns if name in _NUMBERS})

@@ -33,7 +33,7 @@ from humanpref.runs.artifact_tables import (
     ROWS_FILE,
     write_oof,
 )
-from humanpref.schema import ID, LABEL_COLUMNS, InputError
+from humanpref.schema import ID, LABEL_COLUMNS, InputError, counted
 
 logger = logging.getLogger(__name__)
 
@@ -48,12 +48,12 @@ def blend(folders: Sequence[Path], out: str | Path, mean: str = "arithmetic") ->
 
     The blend's own oof.csv and metrics are cross-fitted: for each grouped fold, everything
     (members, weights, temperature, special cases) is fitted and chosen on the other folds. The gain
-    is cross-fitted in the same way: on each fold, the blend is compared with the member that is
-    best on the other folds. If members are nearly equal, that member is often not the best on this
-    fold, which slightly favors the blend. The difference from the member that is best on all rows
-    is also reported; it favors that member. Both comparisons still have one leak: the models that
-    predicted the other folds were trained on this one. To avoid it, train a preset of family
-    `blend` with folds.
+    over the members is cross-fitted in the same way: on each fold, the blend is compared with the
+    member that is best on the other folds. If members are nearly equal, that member is often not
+    the best on this fold, which slightly favors the blend. The difference from the member that is
+    best on all rows is also reported; it favors that member. Both comparisons still have one leak:
+    the models that predicted the other folds were trained on this one. To avoid it, train a preset
+    of family `blend` with folds.
 
     Parameters
     ----------
@@ -82,8 +82,8 @@ def blend(folders: Sequence[Path], out: str | Path, mean: str = "arithmetic") ->
     splits = min(CROSS_FITS, len(set(keys)))
     if splits < 2:
         raise InputError(
-            "blend: the held-out rows share one prompt; fitting and evaluating weights needs at "
-            "least two"
+            "blend: expected held-out rows with at least two different prompts, got one prompt; "
+            "the weights are fitted on some prompts and evaluated on others"
         )
     # The prompts' keys replace the prompts, since they give the same groups and need no texts.
     folds = grouped_folds(rows.assign(prompt=[(key,) for key in keys]), splits, config.seed)
@@ -162,13 +162,16 @@ def render(metrics: dict[str, Any]) -> str:
         f"{blended['mean']} mean, temperature {blended['temperature']:.3f}",
         *map(describe_correction, blended["corrections"]),
         *(
-            [f"degraded: {left_out} held-out rows left out (not held out by every artifact)"]
+            [
+                f"degraded: {counted(left_out, 'held-out row')} left out (not held out by every "
+                "artifact)"
+            ]
             if left_out
             else []
         ),
-        f"{metrics['held_out']}: {metrics['rows']} rows, log loss {metrics['log_loss']:.4f} "
-        f"[{metrics['log_loss_low']:.4f}, {metrics['log_loss_high']:.4f}], the prior's "
-        f"{metrics['prior_log_loss']:.4f}",
+        f"{metrics['held_out']}: {counted(metrics['rows'], 'row')}, log loss "
+        f"{metrics['log_loss']:.4f} [{metrics['log_loss_low']:.4f}, "
+        f"{metrics['log_loss_high']:.4f}], the prior's {metrics['prior_log_loss']:.4f}",
         f"nested difference from the best member, chosen on the other folds ({chosen} of "
         f"{counts.total()}): {_difference(nested)} (below 0: the blend is better)",
         f"difference from {best['member']}, the best member on these rows: {_difference(best)}",
@@ -215,16 +218,17 @@ def _held_out(artifacts: list[Artifact]) -> tuple[pd.DataFrame, np.ndarray, int]
     most = max(map(len, tables))
     if len(rows) < most:
         logger.warning(
-            "blend: only %d rows were held out by every artifact; one artifact held out %d",
-            len(rows),
+            "blend: every artifact held out the same %s, but one artifact held out %d",
+            counted(len(rows), "row"),
             most,
         )
     return rows, np.stack([table.loc[rows[ID]].to_numpy() for table in tables]), most
 
 
 def _writer(artifact: Artifact) -> Callable[[Path], Any]:
-    """Return a function that writes the artifact's model to a folder. It writes a copy of a single
-    model, or the plain mean of copies of fold models."""
+    """Return a function that writes the artifact's model to a folder. If the artifact has one
+    model, the function writes a copy of it; otherwise, it writes a blend that is the plain mean of
+    copies of the fold models."""
     copies = [partial(artifact.copy, member=member) for member in artifact.facts["members"]]
     if len(copies) == 1:
         return copies[0]

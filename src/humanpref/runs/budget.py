@@ -6,6 +6,8 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
+from humanpref.schema import counted
+
 logger = logging.getLogger(__name__)
 
 ONE_ORDER = "no swap averaging"
@@ -65,4 +67,7 @@ def shortages(given_up: Counter[str]) -> list[str]:
     >>> shortages(Counter({"not predicted": 3, "no swap averaging": 0}))
     ['not predicted: 3 row predictions (out of time)']
     """
-    return [f"{name}: {rows} row predictions (out of time)" for name, rows in (+given_up).items()]
+    return [
+        f"{name}: {counted(rows, 'row prediction')} (out of time)"
+        for name, rows in (+given_up).items()
+    ]

@@ -1,4 +1,4 @@
-"""The memory and the hours that a run takes on Kaggle, and the verdict on them."""
+"""The memory and the hours that a run takes on Kaggle, and the verdict on whether it fits."""
 
 import itertools
 from dataclasses import dataclass, field
@@ -8,26 +8,27 @@ from humanpref.training.memory import T4_GIB
 TRAIN_HOURS, SUBMISSION_HOURS = 12, 9
 """Kaggle's limits for a run with a GPU and for a submission."""
 SLOWER = 2
-"""A real run takes from 1 to this many times as long as the roofline says."""
+"""A real run takes 1 to this many times as long as `humanpref.training.roofline` says."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run takes, in GiB and hours.
+    """The memory (in GiB) and the time (in hours) that a run takes.
 
     Attributes
     ----------
     name : str
-        The run.
+        The run's name.
     gib, least_gib : float
-        Memory of training as it is set, and with one row at a time.
+        Memory of training: with the run's options, and with one row at a time.
     changes : list of str
-        Options that let training fit into a T4.
+        Options to change so that training fits into a T4.
     train : dict
-        Hours by number of GPUs; empty if nothing is trained.
+        Hours of training, by number of GPUs; empty if nothing is trained.
     predict : tuple
-        Hours on two GPUs for one order of A and B, and for both.
+        Hours of inference on two GPUs: for one order of A and B, and for both orders.
     assumptions : list of str
+        The assumptions of the estimate, one line each.
     """
 
     name: str
@@ -49,7 +50,8 @@ class Estimate:
         return ""
 
     def verdict(self) -> str:
-        """Return the memory and the hours in one line, with what does not fit."""
+        """Return one line with the memory, the hours, and whether the run fits into Kaggle's
+        limits."""
         parts = []
         if self.train:
             best = min(self.train, key=self.train.__getitem__)
@@ -72,7 +74,7 @@ class Estimate:
         return f"may not fit: {named}" if named else "fits"
 
     def lines(self) -> list[str]:
-        """Return the report for people."""
+        """Return the lines of the report that `humanpref kaggle estimate` prints."""
         lines = [self.name]
         if self.train:
             lines += [f"  memory     {self.gib:.1f} GiB of the {T4_GIB:.0f} of a T4"]
@@ -93,7 +95,7 @@ class Estimate:
 
 
 def _range(hours: float) -> str:
-    """Write a time as the range from the time itself to twice that.
+    """Format the range from a time to `SLOWER` times that time.
 
     >>> _range(0.0312), _range(35.2)
     ('0.031-0.062', '35-70')

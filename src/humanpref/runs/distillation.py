@@ -26,7 +26,15 @@ from humanpref.files import is_main_process
 from humanpref.models import load_model
 from humanpref.runs.artifact import Artifact, check_same_classes
 from humanpref.runs.artifact_tables import OOF_FILE, PROMPT_KEY, read_oof
-from humanpref.schema import ID, LABEL_COLUMNS, SWAPPED_CLASSES, TEXT_COLUMNS, WEIGHT, InputError
+from humanpref.schema import (
+    ID,
+    LABEL_COLUMNS,
+    SWAPPED_CLASSES,
+    TEXT_COLUMNS,
+    WEIGHT,
+    InputError,
+    counted,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +46,8 @@ class Teacher(NamedTuple):
     """An artifact, or a CSV with `id` and the three probabilities (a submission, an oof.csv, or the
     output of `predict --labels`)."""
     share: float | None = None
-    """Share of the targets, in (0, 1]. The share of the labels is 1 minus the shares of all
-    teachers. If there are teachers without a share, they divide this remainder equally instead, and
+    """Share of the targets, in (0, 1]. The labels get the remainder: 1 minus the shares of all
+    teachers. If there are teachers without a share, they divide the remainder equally instead, and
     the labels get nothing."""
     temperature: float = 1.0
     """T, above 0: probabilities p become p^(1/T), divided by their sum. A T above 1 softens a
@@ -50,13 +58,13 @@ def taught(rows: TrainingRows, teachers: Sequence[Teacher]) -> TrainingRows:
     """Return the rows with new targets: the sum of the labels and the teachers' probabilities, each
     times its share.
 
-    A teacher that was trained on a row and did not hold it out does not judge it; its share then
-    goes to the other teachers, in proportion to their own. Probabilities are averaged over both
-    orders of A and B (see `soft_labels`).
+    A teacher that was trained on a row and did not hold it out does not judge that row. For the
+    row, its share goes to the other teachers, in proportion to their shares. Probabilities are
+    averaged over both orders of A and B (see `soft_labels`).
 
     If the rows have two classes, a teacher's probabilities of A and B are divided by their sum.
     Extra rows keep their labels, and held-out rows are still evaluated on their labels. If a
-    teacher was trained on the same rows, it has also learned from the labels of the held-out ones,
+    teacher was trained on the same rows, it has also learned from the labels of the held-out rows,
     so the metrics are too good (by 0.08 nats on 300 synthetic rows). This is logged as a warning;
     only a separate teacher for each fold would avoid it.
 
@@ -120,7 +128,7 @@ def _shares(teachers: Sequence[Teacher]) -> np.ndarray:
     given = sum(teacher.share or 0 for teacher in teachers)
     without = sum(teacher.share is None for teacher in teachers)
     if given > 1 + 1e-9 or (without and given > 1 - 1e-9):
-        most = "less than 1, since some teachers have none" if without else "at most 1"
+        most = "less than 1, since some teachers have no share" if without else "at most 1"
         raise InputError(f"--teacher: expected shares that sum to {most}, got {given:g}")
     shares = [
         (1 - given) / without if teacher.share is None else teacher.share for teacher in teachers
@@ -164,8 +172,8 @@ def _probabilities_by_id(path: Path, pairs: pd.DataFrame, ties: bool) -> np.ndar
 def write_soft_labels(
     path: str | Path, artifacts: list[Artifact], pairs: pd.DataFrame, weight: float | None = None
 ) -> None:
-    """Write rows with `soft_labels` as their labels, in the form that `read_pairs` reads; without
-    `winner_tie` if the artifacts have no ties. If given, `weight` replaces the rows' weights.
+    """Write rows with `soft_labels` as their labels to a file that `read_pairs` reads. If the
+    artifacts have no ties, `winner_tie` is omitted. If given, `weight` replaces the rows' weights.
 
     Raises
     ------
@@ -186,18 +194,21 @@ def write_soft_labels(
 def soft_labels(artifacts: list[Artifact], pairs: pd.DataFrame) -> np.ndarray:
     """Return the mean of the artifacts' probabilities, (n, 3).
 
-    For a row on which an artifact was trained, its out-of-fold prediction is used; without one, the
-    artifact does not judge the row, and the mean is that of the others. Unless exchanging A and B
-    exchanges P(A) and P(B) by construction, both orders are averaged. The second order of an
-    out-of-fold prediction is read by the fold model that held the row out; if the artifact lacks
-    that model (as blends and merged artifacts do), only the stored order counts.
+    If an artifact was trained on a row, its out-of-fold prediction for the row is used. If it has
+    no such prediction, the artifact does not judge the row, and the mean is over the other
+    artifacts.
+
+    Both orders of A and B are averaged, unless exchanging A and B exchanges P(A) and P(B) by
+    construction. For an out-of-fold prediction, the fold model that held the row out predicts the
+    second order. If the artifact lacks that model (as blends and merged artifacts do), only the
+    stored order counts.
 
     Raises
     ------
     InputError
-        If every artifact was trained on one of the rows (matched by id and texts) without ever
-        holding it out, as is the case for extra rows; or if some artifacts have ties and others
-        have none.
+        If there is a row (matched by id and texts) on which every artifact was trained and which
+        none of them held out, as is the case for extra rows; or if some artifacts have ties and
+        others have none.
     """
     check_same_classes(artifacts)
     pairs = as_pairs(pairs)
@@ -214,7 +225,7 @@ def _mean(
     Raises
     ------
     InputError
-        If a row has none.
+        If all probabilities of a row are NaN.
     """
     judged = ~np.isnan(np.stack(told)[:, :, 0])
     if (lacking := pairs[ID][~judged.any(axis=0)]).size:
@@ -235,10 +246,10 @@ def _soft_labels(artifact: Artifact, pairs: pd.DataFrame) -> np.ndarray:
     near = ~seen & pd.Series(prompt_keys(pairs)).isin(artifact.rows[PROMPT_KEY]).to_numpy()
     if near.any():
         logger.warning(
-            "%s: %d rows share a prompt with its training rows; if they are the same rows with "
+            "%s: its training rows have the prompts of %s; if these are the same rows with "
             "different ids, it repeats their labels",
             artifact.folder,
-            near.sum(),
+            counted(int(near.sum()), "row"),
         )
     if seen.any() and artifact.held_out:
         probabilities = _both_orders_held_out(artifact, pairs)
@@ -271,7 +282,8 @@ def _both_orders_held_out(artifact: Artifact, pairs: pd.DataFrame) -> np.ndarray
             models += own
     both = models > 0
     if (lacking := judged & ~both).any():
-        text = "%s: %d out-of-fold predictions are of one order of A and B, since no model of it "
-        logger.warning(text + "held these rows out", artifact.folder, lacking.sum())
+        text = "%s: using only one order of A and B for %s, since none of its models held these "
+        number = counted(int(lacking.sum()), "out-of-fold prediction")
+        logger.warning(text + "rows out", artifact.folder, number)
     first[both] = (first[both] + second[both] / models[both, None]) / 2
     return first

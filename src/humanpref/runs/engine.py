@@ -25,10 +25,10 @@ logger = logging.getLogger(__name__)
 
 
 class Outcome(NamedTuple):
-    """A leaf's probabilities, (m, 3), for the rows with these indices, (m,). After a failure, the
-    reason replaces the probabilities; it concerns one row or, if there are no row indices, the
-    entire leaf. The first outcome of a leaf has no rows and only reports that the leaf is
-    loaded."""
+    """The probabilities, (m, 3), of one leaf (a single model) for the rows with these indices,
+    (m,). After a failure, the reason replaces the probabilities; it concerns one row or, if there
+    are no row indices, the entire leaf. The first outcome of a leaf has no rows and only reports
+    that the leaf is loaded."""
 
     leaf: Leaf
     rows: np.ndarray
@@ -47,10 +47,10 @@ def outcomes(
 ) -> Iterator[Outcome]:
     """Let each model predict the rows, and free it before the next one is loaded.
 
-    Quick models come first, and neural ones after them. When a model's turn comes and k models are
-    left (including this one), it gets 1/k of the remaining time, which also covers loading it. If a
-    model reads a row in both orders of A and B, the row is yielded twice, the second time with the
-    mean of both predictions.
+    Models that need no GPU come first, since they are quick. When a model's turn comes and k models
+    are left (including this one), it gets 1/k of the remaining time, which also covers loading it.
+    If a model reads a row in both orders of A and B, the row is yielded twice, the second time with
+    the mean of both predictions.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ def outcomes(
     pairs : DataFrame
         n rows, read by `humanpref.data.as_pairs`.
     budget : Budget
-        The time for all models; its `given_up` records what did not fit.
+        The time for all models; its `given_up` records the work that did not fit.
     keep_going : bool
         Log failures and yield their reasons, and run each neural model in a separate process even
         on a single GPU, so that a crash costs one row rather than the run. By default, the first
@@ -69,7 +69,7 @@ def outcomes(
     """
     memos = TokenMemos()
     ordered = sorted(leaves, key=lambda leaf: leaf.uses_gpu)
-    if not keep_going:  # damage is told now, not after hours of work
+    if not keep_going:  # report damage now, not after hours of work
         for leaf in ordered:
             leaf.check()
     for number, leaf in enumerate(ordered):
@@ -100,8 +100,8 @@ def outcomes(
 def predictions(
     leaves: Sequence[Leaf], pairs: pd.DataFrame, budget: Budget
 ) -> dict[Path, np.ndarray]:
-    """Return each leaf's predictions, (n, 3) float64, by its folder; NaN for rows that did not fit
-    the budget."""
+    """Return a dict from each leaf's folder to its predictions, (n, 3) float64. Rows that did not
+    fit the budget are NaN."""
     by_leaf = {leaf.folder: np.full((len(pairs), 3), np.nan) for leaf in leaves}
     for leaf, rows, probabilities in outcomes(leaves, pairs, budget):
         by_leaf[leaf.folder][rows] = probabilities

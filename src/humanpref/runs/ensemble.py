@@ -34,8 +34,8 @@ class Leaf:
     folder: Path
     config: Config
     check: Callable[[], object] = field(default=_unchecked, compare=False)
-    """Raises InputError if a file of the model is damaged. It reads all of them, so a run calls it
-    once, before the first process loads the model; by default, nothing is checked."""
+    """Raises InputError if a file of the model is damaged. The check reads all files, so a run
+    makes it once, before the first process loads the model; by default, nothing is checked."""
 
     @property
     def uses_gpu(self) -> bool:
@@ -57,8 +57,8 @@ class Leaf:
         return [self]
 
     def hash_base(self) -> None:
-        """If the model names its base, compute the base's digest now, so that the processes that
-        load the model inherit it.
+        """If the model's folder names a base (in `base.json`), compute the base's digest now, so
+        that the processes that load the model inherit the digest.
 
         Raises
         ------
@@ -145,8 +145,8 @@ def read_ensemble(folder: Path, check: Callable[[Path], object] = _unchecked) ->
 
 
 def equal_mixture(parts: Sequence[Ensemble]) -> Ensemble:
-    """Return the plain mean of several ensembles, all with or all without ties, or a single
-    ensemble unchanged."""
+    """Return the plain mean of several ensembles, or a single ensemble unchanged. Either all of the
+    ensembles have ties or none of them has."""
     if len(parts) == 1:
         return parts[0]
     ties = parts[0].leaves()[0].config.training.classes != 2

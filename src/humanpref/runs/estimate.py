@@ -1,5 +1,5 @@
-"""Estimate what a run takes on Kaggle before it starts: the memory of a T4, the hours of training
-and those of inference.
+"""Before a run starts, estimate what it takes on Kaggle: the memory of a T4, the hours of training
+and the hours of inference.
 
 The hours come from a roofline (`humanpref.training.roofline`) and the rows' lengths in tokens.
 """
@@ -26,16 +26,17 @@ from humanpref.training.shapes import Shape
 ROWS, TEST_ROWS = 57_477, 25_000
 """Rows of the competition's training file and of its hidden test file."""
 DECIDED = 0.7
-"""Share of those rows that are not ties."""
+"""Share of the competition's rows that are not ties."""
 SCORED = 0.8
-"""Share of a sequence's tokens that belong to the response, for which DPO scores the vocabulary, in
-those rows."""
+"""Share of a sequence's tokens that belong to the response, in the competition's rows. Only for
+these tokens does DPO score the vocabulary."""
 SAMPLE = 4_000
-"""Rows whose batches are timed; the time is scaled to all rows."""
+"""Maximum number of rows whose batches are simulated; the time is scaled to all rows."""
 CHUNK = 1_024
-"""Positions that DPO scores at once (`humanpref.models.dpo`)."""
+"""Number of token positions that DPO scores at once (`humanpref.models.dpo`)."""
 BACKBONE_TOKENS = 16_384
-"""Tokens that a backbone reads at once in inference (`humanpref.models.hidden`)."""
+"""Maximum number of tokens that a backbone reads at once in inference
+(`humanpref.models.hidden`)."""
 
 
 def estimate(
@@ -56,7 +57,7 @@ def estimate(
     name : str
         The run's name in the report.
     lengths : Lengths, optional
-        By default those of a public sample.
+        The rows' lengths in tokens; by default, those of a public sample.
     rows, test_rows : int
         Numbers of rows to train on and to predict.
     folds : int, optional
@@ -69,7 +70,7 @@ def estimate(
     Returns
     -------
     Estimate or None
-        None if no model of the run is pretrained, so that none needs a GPU.
+        None if the run has no pretrained model and therefore needs no GPU.
 
     Raises
     ------
@@ -99,7 +100,7 @@ def estimate(
     facts["predict"] = (one_order, one_order * (1 + doubled))
     if not trains:
         return Estimate(**facts)
-    # A sample's longest row is not the longest of all.
+    # The longest row of a sample may not be the longest of all rows.
     known = len(lengths.train) >= rows
     memory = memory_of(config, shape, int(learned.max()) if known else config.model.max_length)
     share = 1 - (1 / folds if folds else training.validation_fraction)
@@ -109,7 +110,7 @@ def estimate(
     held = _predict_hours(config, shape, learned, rows * (1 - share), device, gpus=1)
     held *= 1 + (config.inference.swap_average if doubled else 0)
     if models > 1:
-        # Fold models are trained one on each GPU.
+        # If there are several models, each GPU trains a different one.
         epoch = {1: models * epoch[1], 2: models * epoch[1] / 2}
     hours = {gpus: each + models * held / gpus for gpus, each in epoch.items()}
     return Estimate(
@@ -139,8 +140,9 @@ def _embedding(
     trains: bool,
     device: Device,
 ) -> Estimate:
-    """Estimate models of family `embedding`. Each is trained, and later predicts, in a separate
-    process, which embeds all rows, held-out ones included; training uses one GPU."""
+    """Estimate models of family `embedding`. Each model is trained in one process and later
+    predicts in another. Either process embeds all of its rows, including held-out rows. Training
+    uses one GPU."""
     windows, rng = windows_of(config.model), np.random.default_rng(0)
     shape = shape_of(windows.folder)
     learned, read = (
@@ -170,8 +172,8 @@ def _together(found: list[Estimate]) -> Estimate:
 
 
 def useful_gpus(config: Config, gpus: int) -> int:
-    """Return the number of GPUs on which one model trains fastest: exchanging the gradients of a
-    small step can take longer than the step."""
+    """Return `gpus`, or 1 if one model trains faster on a single GPU. This is the case if
+    exchanging the gradients of a small step takes longer than the step."""
     try:
         found = estimate(config, "") if gpus > 1 else None
     except InputError:
@@ -180,12 +182,13 @@ def useful_gpus(config: Config, gpus: int) -> int:
 
 
 def shape_of(backbone: str) -> Shape:
-    """Return the sizes of a backbone: a folder's, or those published for a preset's.
+    """Return the sizes of a backbone: those in its folder or, for a preset's backbone, the
+    published ones.
 
     Raises
     ------
     InputError
-        If it is neither.
+        If it is neither a folder nor the backbone of a preset.
     """
     if Path(backbone).is_dir():
         from humanpref.models.pretrained import load_backbone_config
@@ -261,8 +264,8 @@ def _passes(config: Config, shape: Shape, training: bool) -> Passes:
 def _epoch_hours(
     config: Config, shape: Shape, lengths: np.ndarray, rows: float, device: Device, gpus: int
 ) -> float:
-    """Return the hours of training on `rows` rows, extrapolated from the batches of a sample with
-    these lengths."""
+    """Return the hours of training for all epochs on `rows` rows, extrapolated from the batches of
+    a sample with these lengths."""
     training, passes = config.training, _passes(config, shape, training=True)
     if not training.epochs:  # the rows are read in both orders, for the calibration
         return 2 * _predict_hours(config, shape, lengths, rows, device, gpus)
@@ -278,7 +281,7 @@ def _epoch_hours(
         )
         hours += training.epochs * seconds / 3600 / len(lengths) * rows
     if config.family == "dpo":
-        # Before the first step, the reference reads the rows once.
+        # Before the first step, the reference model reads the rows once.
         hours += _predict_hours(config, shape, lengths, rows, device, gpus, references=0)
         return hours * (DECIDED if training.ties == "drop" else 1) * (1 - training.link_fraction)
     return hours * (2 if getattr(training, "swap_augmentation", False) and sequences == 1 else 1)
@@ -293,7 +296,7 @@ def _predict_hours(
     gpus: int = 2,
     references: int = 1,
 ) -> float:
-    """Return the hours of reading `rows` rows in one order on several GPUs."""
+    """Return the hours of reading `rows` rows in one order on `gpus` GPUs."""
     passes, flat = _passes(config, shape, training=False), lengths.ravel()
     tokens = min(config.inference.batch_tokens, BACKBONE_TOKENS)
     total = sum(
@@ -305,7 +308,8 @@ def _predict_hours(
 
 
 def _sampled(texts: np.ndarray, rows: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw at most `SAMPLE` rows, with replacement if there are fewer."""
+    """Draw `rows` rows, but at most `SAMPLE`, with replacement. If `texts` has exactly that many
+    rows, return all of them instead."""
     if len(texts) == rows <= SAMPLE:
         return texts
     return texts[rng.integers(len(texts), size=min(rows, SAMPLE))]
@@ -314,8 +318,8 @@ def _sampled(texts: np.ndarray, rows: int, rng: np.random.Generator) -> np.ndarr
 def estimate_artifact(
     folder: Path, name: str, lengths: Lengths | None = None, test_rows: int = TEST_ROWS
 ) -> Estimate | None:
-    """Estimate the inference of all models of a trained artifact; None if none
-    is pretrained.
+    """Estimate the inference of all models of a trained artifact. Return None if none of them is
+    pretrained.
 
     Raises
     ------
@@ -330,7 +334,7 @@ def estimate_artifact(
             own = leaf.folder / BACKBONE_FOLDER
             backbone = str(own) if own.is_dir() else leaf.config.model.backbone
             config = replace(leaf.config, model=replace(leaf.config.model, backbone=backbone))
-            # A leaf is one model of its run.
+            # A leaf is one model, even if its run trained several seeds.
             config = replace(config, training=replace(config.training, seeds=1))
             found += [estimate(config, name, lengths, test_rows=test_rows, trains=False)]
     return _together(found) if found else None

@@ -21,8 +21,8 @@ WINDOW = 512
 SPECIAL = 2
 """Number of special tokens in a window."""
 NAMED = (22, 0)
-"""Assumed numbers of tokens, before a prompt and before a response, of an instruction known only by
-name: those of Qwen3-Embedding."""
+"""Assumed numbers of tokens of an instruction that is known only by its name: before a prompt, and
+before a response, as in Qwen3-Embedding."""
 LAST_TURNS = 1.1
 """Ratio of the tokens read to the tokens of the texts. The last turn of a longer conversation is
 also read separately, which added 10 % on 1,000 public rows."""
@@ -32,18 +32,18 @@ class Windows(NamedTuple):
     """How an encoder reads texts."""
 
     folder: str
-    """The folder or the name of its weights."""
+    """The folder or the hub name of the encoder's weights."""
     longest: int
-    """Tokens of its longest window."""
+    """Maximum number of tokens in a window."""
     leads: tuple[int, int]
-    """Tokens of a window besides the text, for a prompt and for a response: its instruction and its
-    special tokens."""
+    """Numbers of tokens that a window holds in addition to the text (the instruction and the
+    special tokens): for a prompt, and for a response."""
 
 
 def frozen_models(config: Config) -> list[Config]:
-    """Return the models of a run that read texts with a frozen encoder. As in training, a blend's
-    member without its own backbone uses the blend's; if the blend has none, the member is left out.
-    """
+    """Return the models of a run that read texts with a frozen encoder. As in training, a member of
+    a blend that sets no backbone uses the blend's backbone. If the blend does not set one either,
+    the member is left out."""
     models = trained_models(config)
     if not isinstance(config.model, BlendOptions):
         return [model for model in models if model.family == "embedding"]
@@ -57,7 +57,8 @@ def frozen_models(config: Config) -> list[Config]:
 
 
 def windows_of(options: EmbeddingOptions) -> Windows:
-    """Return how an encoder reads texts: from its folder, or assumed if only its name is known.
+    """Return how an encoder reads texts: as its folder says or, if only its name is known, as the
+    constants of this module assume.
 
     Raises
     ------
@@ -97,7 +98,7 @@ def window_lengths(texts: np.ndarray, windows: Windows, max_windows: int) -> np.
         (n, 3) int64, the tokens of each row's prompt and responses.
     windows : Windows
     max_windows : int
-        Maximum number of windows of a text.
+        Maximum number of windows per text.
 
     Returns
     -------
@@ -122,8 +123,8 @@ def window_lengths(texts: np.ndarray, windows: Windows, max_windows: int) -> np.
 def embedding_hours(
     config: Config, shape: Shape, windows: Windows, texts: np.ndarray, rows: int, device: Device
 ) -> float:
-    """Return the hours in which one GPU embeds the texts of `rows` rows, extrapolated from `texts`,
-    (n, 3), the numbers of tokens in the texts of a sample."""
+    """Return the hours in which one GPU embeds the texts of `rows` rows, extrapolated from a sample
+    of n rows. `texts`, (n, 3), has the numbers of tokens in the sample's texts."""
     lengths = window_lengths(texts, windows, config.model.max_windows)
     passes = Passes(shape, training=False, frozen=True)
     seconds = sum(
@@ -134,8 +135,8 @@ def embedding_hours(
 
 
 def embedding_memory(config: Config, shape: Shape, windows: Windows) -> MemoryEstimate:
-    """Estimate the GPU memory in which an encoder embeds full windows. The weights of a decoder are
-    in half precision, those of any other encoder in float32."""
+    """Estimate the GPU memory that an encoder needs to embed full windows. The weights of a decoder
+    are in half precision, those of any other encoder in float32."""
     return MemoryEstimate(
         shape=shape,
         frozen_bytes=float((2 if shape.gated else 4) * shape.weights),

@@ -1,4 +1,4 @@
-"""The lengths of rows in tokens, without a model: counted by a tokenizer, or from characters."""
+"""The lengths of rows in tokens, counted by a tokenizer or estimated from characters."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -13,8 +13,8 @@ from humanpref.schema import TEXT_COLUMNS
 TOKENS_PER_CHARACTER = 0.23
 """On 1,000 public rows, DeBERTa's tokenizer makes 0.22 tokens per character, SmolLM2's 0.235."""
 CHARACTERS = (309, 614, 1_008, 1_456, 2_059, 2_580, 3_182, 3_892, 4_934, 7_932)
-"""Quantiles (5 %, 15 % … 95 %) of the number of characters in a row, prompt and both responses
-together, over those 1,000 rows."""
+"""Quantiles (5 %, 15 % … 95 %) of the number of characters in a row (prompt and both responses)
+over the same 1,000 rows."""
 PROMPT, RESPONSE = 0.12, 0.44
 """Shares of a row's characters in the prompt and in each response."""
 
@@ -28,7 +28,7 @@ def approximate_tokens(texts: list[str]) -> list[int]:
 
 
 def text_lengths(pairs: pd.DataFrame | None, count: Count = approximate_tokens) -> np.ndarray:
-    """Count the tokens of each row's prompt and responses, (n, 3). If `pairs` is None, return the
+    """Count the tokens of each row's prompt and responses, (n, 3). If `pairs` is None, estimate the
     numbers for rows with the lengths `CHARACTERS`."""
     if pairs is None:
         characters = np.array(CHARACTERS)[:, None] * [PROMPT, RESPONSE, RESPONSE]
@@ -49,7 +49,7 @@ def per_row(config: Config) -> int:
 
 def sequence_lengths(config: Config, texts: np.ndarray) -> np.ndarray:
     """Return the number of tokens in each sequence that the model reads, (n, 1) or (n, 2), given
-    the numbers in the texts, (n, 3)."""
+    the numbers of tokens in the rows' texts, (n, 3)."""
     options = config.model
     fixed = 4
     if isinstance(options, AdaptedOptions):
@@ -61,7 +61,8 @@ def sequence_lengths(config: Config, texts: np.ndarray) -> np.ndarray:
 
 
 class Lengths(NamedTuple):
-    """Tokens of the texts of training and test rows, each (n, 3), and where they are from."""
+    """The numbers of tokens in the texts of training rows and of test rows, each (n, 3), and a
+    description of their source."""
 
     train: np.ndarray
     test: np.ndarray

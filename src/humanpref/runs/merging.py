@@ -1,5 +1,5 @@
-"""Merge the fold models of a LoRA artifact into one model, which predicts at the cost of one, and
-decoders' adapters into their bases."""
+"""Merge the fold models of a LoRA artifact into one model, which predicts at the cost of a single
+fold model, or merge decoders' adapters into their bases."""
 
 import dataclasses
 import math
@@ -33,10 +33,11 @@ multiple of BA."""
 def merge(folder: str | Path, out: str | Path, into_base: bool = False) -> Artifact:
     """Write an artifact whose only model has the mean of the fold models' weight updates.
 
-    The mean of K updates of rank r is an update of rank K r: the rows of all A and the columns of
-    all B side by side, scaled by 1/K. So the adapter's updates are averaged exactly, and so are the
-    weights of a linear head, or the calibrations of untrained models. The model's logits are still
-    not the mean of the fold models' logits, since the layers between are not linear.
+    The mean of K updates BA of rank r is an update of rank K r: the rows of all A are joined, as
+    are the columns of all B, and the product is scaled by 1/K. So the adapters' updates are
+    averaged exactly, and so are the weights of a linear head, or the calibrations of untrained
+    models. The merged model's logits are still not the mean of the fold models' logits, since the
+    layers in between are not linear.
 
     The artifact keeps the fold models' out-of-fold predictions, so that it can be blended, and
     their metrics; both describe the fold models, as `metrics.json` says.
@@ -49,8 +50,8 @@ def merge(folder: str | Path, out: str | Path, into_base: bool = False) -> Artif
         The new artifact's folder, which must not exist.
     into_base : bool
         Merge the adapter into a copy of the base, in float32. The model's folder contains this
-        copy, and its options say `model.peft=head`, since nothing adapts the new base; with answer
-        tokens, also `training.epochs=0`, since there is nothing else to train.
+        copy, and its options say `model.peft=head`, since nothing adapts the new base. If the head
+        is `tokens`, they also say `training.epochs=0`, since nothing is left to train.
 
     Raises
     ------
@@ -101,7 +102,7 @@ def check_base_can_change(source: Path, config: Config) -> None:
 
 
 def decoder_in_float32(leaf: Leaf) -> DecoderModel:
-    """Load a decoder with its base in float32, whichever type `model.base_dtype` names."""
+    """Load a decoder with its base in float32, regardless of the type in `model.base_dtype`."""
     options = dataclasses.replace(leaf.config.model, base_dtype="float32")
     model = DecoderModel.from_config(dataclasses.replace(leaf.config, model=options))
     model.load_state(leaf.folder)
@@ -130,8 +131,8 @@ def _merge_into_base(artifact: Artifact) -> dict[str, Any]:
 
 
 def merged_state(states: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Concatenate the LoRA matrices of several models and average their other weights, each given
-    by name."""
+    """Concatenate the LoRA matrices of several models and average their other weights. Each model
+    is a dict of its weights by name."""
     merged = {}
     for name, values in states[0].items():
         stack = [state[name] for state in states]
@@ -167,17 +168,17 @@ def _common_config(artifact: Artifact) -> Config:
     if getattr(config.model, "head", "linear") == "mlp":
         raise InputError(
             f"{artifact.folder}: option model.head: expected linear or tokens, got mlp; "
-            "the mean of the weights of several layers is not the mean of what they compute"
+            "averaging the weights of several layers does not average their outputs"
         )
-    # If the base was exchanged while a run was interrupted, its models have different ones.
+    # If the base was exchanged while a run was interrupted, the run's models have different bases.
     if len({read_json(leaf.folder / BASE_FILE)["sha256"] for leaf in leaves}) > 1:
         raise InputError(f"{artifact.folder}: its models have different bases")
     return config
 
 
 def _widened(config: Config, models: int) -> Config:
-    """Return the configuration of the merged model: K times the rank, and the alpha that divides
-    LoRA's own scale, alpha / r or alpha / sqrt r, by K."""
+    """Return the configuration of the merged model. Its rank is K times as large, and its alpha is
+    such that LoRA's scale (alpha / r, or alpha / sqrt r) is divided by K."""
     options = config.model
     alpha = options.lora_alpha / (math.sqrt(models) if options.peft == "rslora" else 1)
     wider = dataclasses.replace(options, lora_r=models * options.lora_r, lora_alpha=alpha)

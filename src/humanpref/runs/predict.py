@@ -73,8 +73,8 @@ def predict(
 def rows_to_judge(
     artifacts: Sequence[Artifact], data_csv: Any, format: str | None = None
 ) -> tuple[pd.DataFrame, list[int]]:
-    """Read the labeled rows on which to evaluate artifacts, skipping rows of weight 0. Return them,
-    and for each artifact the number of them on which it was trained."""
+    """Read the labeled rows on which to evaluate artifacts, skipping rows of weight 0. Return the
+    rows and, for each artifact, the number of these rows on which it was trained."""
     pairs, name = read_pairs(data_csv, labels=True, format=format), source_name(data_csv)
     pairs = pairs[positive_weight_mask(pairs, name)].reset_index(drop=True)
     trained_on = [int(artifact.learned_from(pairs).sum()) for artifact in artifacts]

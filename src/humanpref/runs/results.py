@@ -1,5 +1,5 @@
-"""The results of a training run: the files that turn its models into an artifact, and what to tell
-about a finished artifact."""
+"""The results of a training run: the files that turn its models into an artifact, and the facts to
+report about a finished artifact."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -26,8 +26,9 @@ MEMBER_FILE = "member.json"
 
 class FoldModel(NamedTuple):
     """A model to train: the name of its folder, the index of its fold, a mask (n,) of the rows that
-    it leaves out, its configuration, which differs from the others only in the seed, and the folder
-    of the weights from which it starts, if any (`humanpref.runs.stages`)."""
+    it leaves out, and its configuration, in which only the seed differs between the models of a
+    run. `start` is the folder of the weights from which it starts, if any
+    (`humanpref.runs.stages`)."""
 
     name: str
     fold: int

@@ -29,8 +29,8 @@ from humanpref.schema import ID, SWAPPED_CLASSES, InputError, counted
 logger = logging.getLogger(__name__)
 
 FIRST_ROWS = 4
-"""Rows in the first block. Its time includes one-time work such as loading GPU kernels, so it
-leads to shorter inputs only if not even one more row would fit."""
+"""Rows in the first block. Its time includes one-time work such as loading GPU kernels, so the
+block leads to shorter inputs only if not even one more row would fit."""
 BLOCK_SHARE = 1 / 8
 """Share of the remaining time that one block may take, so that a wrong projection costs little. If
 all remaining rows would fit twice, they are read in one block."""
@@ -40,7 +40,7 @@ BLOCK_ROWS = 1_024
 """Maximum rows in a block where failures are isolated."""
 MAX_FAILURES = 50
 """Number of failed calls in a row after which a model is abandoned. Finding the one bad row of a
-block takes about ten."""
+block takes about ten failed calls."""
 BROKEN = "CUDA error"
 """Text that marks errors after which a process can no longer use its GPU; the row at fault is in
 the block that raised the error."""
@@ -76,7 +76,8 @@ class Unit(NamedTuple):
 
 
 class Result(NamedTuple):
-    """Row indices (m,) with their probabilities (m, 3), or one row's index and why it has none."""
+    """Row indices (m,) with their probabilities (m, 3), or the index of one row and the reason why
+    it has no probabilities."""
 
     rows: np.ndarray
     probabilities: np.ndarray | str
@@ -90,15 +91,14 @@ class Schedule:
     Parameters
     ----------
     model : Model
-        Fitted.
+        A fitted model.
     pairs : DataFrame
         n rows, read by `humanpref.data.as_pairs`.
     budget : Budget
         The time limit; its `given_up` is updated while rows are read.
     isolate : bool
         If a block fails, halve it repeatedly to find the rows at fault, and continue with the
-        others.
-        By default, the first failure is raised.
+        others. By default, the first failure is raised.
     first : ndarray, optional
         (n, 3) results of an earlier process: the first order's probabilities for rows that still
         need only the second order, and NaN for all others.
@@ -115,7 +115,7 @@ class Schedule:
         self.pairs, self.budget, self.isolate = pairs, budget, isolate
         self.swap_averaged, one_order = model.swap_averaged, model.single_order()
         self.variants = [("", one_order), *one_order.shorter_variants()]
-        """Pairs of what a variant gives up and the variant itself; the first gives up nothing."""
+        """Pairs (concession, variant). The first variant makes none, so its text is empty."""
         self.first = np.full((len(pairs), 3), np.nan) if first is None else first
         self.costs: dict[int, np.ndarray] = {}
         self.blocks, self.rate = 0, math.inf
@@ -171,7 +171,7 @@ class Schedule:
         if len(unread):
             self.budget.given_up[UNREAD] += len(unread)
             logger.warning(
-                "time budget: spent, %d of %d rows are %s", len(unread), len(order), UNREAD
+                "time budget: used up, %d of %d rows are %s", len(unread), len(order), UNREAD
             )
         if self.swap_averaged:
             order = most_sensitive_first(self.first, self._costs(0))
@@ -192,10 +192,10 @@ class Schedule:
                 size = _block_size(self._costs(variant)[rest], capacity)
                 if variant != before:
                     logger.warning(
-                        "time budget: %.0f s left, enough for %.0f %% of the remaining %d rows: %s",
+                        "time budget: %.0f s left, enough for %.0f %% of the remaining %s: %s",
                         left,
                         100 * capacity / self._costs(0)[rest].sum(),
-                        len(rest),
+                        counted(len(rest), "row"),
                         self.variants[variant][0] or "back to the configured settings",
                     )
             if not size:

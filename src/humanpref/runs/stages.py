@@ -40,8 +40,9 @@ _FREE = {
     "truncation",
     "zero_start",
 }
-"""Model options that may differ between two stages. The backbone is compared by its content; any
-other option decides which weights the model has, or how they are used."""
+"""Model options that may differ between two stages. Among them is the backbone, which is compared
+by its content. The options that are not listed decide which weights the model has or how they are
+used."""
 _INCIDENTAL = {"architectures", "dtype", "torch_dtype", "transformers_version", "use_cache"}
 """Keys of a backbone's configuration that do not change what it computes."""
 
@@ -50,10 +51,10 @@ class Earlier(NamedTuple):
     """The run whose weights are the starting point."""
 
     path: Path
-    """Its artifact."""
+    """The run's artifact."""
     drop_learned: bool = False
-    """Drop the rows of the training file whose prompts the earlier models have learned. If False,
-    they stay, and the new run is refused if it would hold one of them out."""
+    """Whether to drop the rows of the training file whose prompts the earlier models have learned.
+    If False, the rows stay, and a new run that would hold one of them out is refused."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +64,7 @@ class Stage:
     Attributes
     ----------
     earlier : Earlier
-        Where that run is, and whether to drop rows that it learned.
+        The run's folder, and whether to drop rows whose prompts it has learned.
     artifact : Artifact
         The earlier run.
     """
@@ -78,7 +79,7 @@ class Stage:
         Raises
         ------
         InputError
-            If they do not, for example because the head is a different one.
+            If the weights do not fit, for example because they have a different kind of head.
         """
         if not isinstance(config.training, LoopOptions):
             raise InputError(
@@ -89,7 +90,7 @@ class Stage:
         artifact = Artifact.load(path)
         if artifact.facts["family"] != config.family:
             raise InputError(
-                f"--from {path}: expected family {config.family}, as this run, got "
+                f"--from {path}: expected family {config.family}, as in this run, got "
                 f"{artifact.facts['family']}"
             )
         for leaf in artifact.ensemble.leaves():
@@ -131,17 +132,18 @@ class Stage:
         return rows.drop_duplicates([ID, PROMPT_KEY, ANSWER_KEY], ignore_index=True)
 
     def learned(self, member: str) -> set[str]:
-        """Return the keys of the prompts that a model has learned, in this or an earlier stage, or
-        on which its epoch was chosen.
+        """Return the keys of the prompts that a model of the earlier run has learned, in that run
+        or before it, or on which its epoch was chosen.
 
-        These are the prompts of all rows except those that it held out. Prompts that an earlier
-        stage had learned are among them, since a row with such a prompt was never held out.
+        These are the prompts of all rows except those that the model held out. They include the
+        prompts learned before that run, since a row with such a prompt was never held out.
         """
         rows = self.artifact.rows
         keys = set(rows[PROMPT_KEY])
         path = self.artifact.checked(member) / OOF_FILE
         record = self.artifact.metrics["members"].get(member, {})
-        # A merged model has no such file: it has learned what any of its models learned.
+        # A merged model has no such file. It has learned the prompts that any of its models
+        # learned.
         if not path.is_file() or "kept_epoch" in record.get("training", {}):
             return keys
         return keys - set(rows[PROMPT_KEY][rows[ID].isin(read_oof(path)[ID])])
@@ -159,7 +161,10 @@ class Stage:
             return rows
         known = _among(rows.pairs, set().union(*(self.learned(name) for name in self.members)))
         if known.all():
-            raise InputError(f"--from {self.artifact.folder}: learned the prompts of all rows")
+            raise InputError(
+                f"--from {self.artifact.folder}: learned the prompts of all rows, so --drop-learned "
+                "leaves none to train on"
+            )
         logger.info(
             "%s: dropped %d of %d rows because %s learned their prompts",
             rows.facts["file"],

@@ -66,7 +66,7 @@ def train(
 
     By default, a grouped share of the rows (`training.validation_fraction`) is held out for the
     reported metrics, and one model is trained on the rest. With `folds`, K models are trained, each
-    without its own fold; its predictions for that fold are the out-of-fold predictions. An
+    without its own fold. Their predictions for these folds are the out-of-fold predictions. An
     interrupted run resumes with the next unfinished model when it is started again with the same
     arguments.
 
@@ -127,8 +127,8 @@ def train(
 class Run:
     """A training run: the rows, and the models to train on them.
 
-    One process opens the run, trains its models, or has other processes train some of them, and
-    finishes it:
+    One process opens the run, trains its models (or has other processes train some of them), and
+    finishes the run:
 
         run = Run.plan(config, train_csv, out, folds)
         with run.opened():
@@ -224,8 +224,8 @@ class Run:
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[None]:
-        """Hold the run's folder for this process: a new folder, or that of the same run if it was
-        interrupted.
+        """Reserve the run's folder for this process while the block runs. The folder is new, or was
+        left by the same run when it was interrupted.
 
         Raises
         ------
@@ -282,7 +282,7 @@ class Run:
             return
         record = {
             "training_rows": len(kept),
-            # Only the training file counts: the score to beat must not depend on extra rows.
+            # Extra rows are not counted, since the score to beat must not depend on them.
             "prior": class_rates(rows.pairs[learned]).tolist(),
             "seconds": seconds,
             **fitted.report_,
@@ -297,8 +297,8 @@ class Run:
         remove(checkpoint)
 
     def gather(self) -> Artifact | None:
-        """Make the run's folder an artifact of the models that are trained so far, and return it;
-        None if there are none. The run can still be resumed."""
+        """Make the run's folder an artifact of the models that are trained so far, and return it,
+        or None if no model is trained yet. The run can still be resumed."""
         trained = [model for model in self.models if (self.work / model.name).is_dir()]
         if not trained:
             return None
@@ -355,8 +355,8 @@ def _fold_models(pairs: pd.DataFrame, config: Config, folds: int | None) -> list
 
 @contextlib.contextmanager
 def _open_partial(work: Path, run: dict[str, Any]) -> Iterator[None]:
-    """Open the folder in which a run is built, for one process at a time: a new folder, or that of
-    the same run if it was interrupted."""
+    """Open the folder in which a run is built, for one process at a time. The folder is new, or was
+    left by the same run when it was interrupted."""
     before = work.exists()
     if not before:
         try:
@@ -387,7 +387,7 @@ def _open_partial(work: Path, run: dict[str, Any]) -> Iterator[None]:
             logger.info("%s: cannot be locked; do not start a second process in this folder", work)
         if before:
             logger.info("%s: resuming an interrupted run", work)
-            (work / FACTS_FILE).unlink(missing_ok=True)  # of the models trained by then
+            (work / FACTS_FILE).unlink(missing_ok=True)  # it lists only the models trained by then
             for unfinished in work.glob(".*"):  # files that a killed run was writing
                 remove(unfinished)
         yield

@@ -26,7 +26,7 @@ import pandas as pd
 from humanpref.runs.budget import ONE_ORDER, UNREAD, Budget
 from humanpref.runs.ensemble import Leaf
 from humanpref.runs.schedule import BROKEN, Result, Schedule, describe
-from humanpref.schema import ID, InputError
+from humanpref.schema import ID, InputError, counted
 from humanpref.text.token_memo import TokenMemos
 from humanpref.training import device
 
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 MAX_DEATHS = 20
 """A GPU is no longer used after this many of its processes in a row have ended without any result.
-Finding the one row of a block that crashes every process takes about ten."""
+Finding the one row of a block that crashes every process takes about ten processes."""
 MAX_LOADS = 2
 """The same limit, for processes that end while loading the model."""
 GRACE_SECONDS = 60
@@ -80,7 +80,7 @@ def shared_out(job: Job, budget: Budget, gpus: int) -> Iterator[Result]:
     reasons = [f"{why} ({times} times)" if times > 1 else why for why, times in crew.ends.items()]
     left = crew.left()
     if len(left):
-        reasons.append(f"no process is left for {len(left)} rows")
+        reasons.append(f"no process is left for {counted(len(left), 'row')}")
     if reasons and (job.isolate or len(left)):
         raise ProcessEndedError("; ".join(reasons))
 
@@ -156,13 +156,13 @@ class _Crew:
             worker.process.join()  # so that its GPU is free for the next model
 
     def _deal(self) -> None:
-        """Assign the remaining rows to idle processes. If there are none, start new ones; if that
-        is not possible, add the rows to those of busy ones. Suspects go only to idle or new
-        processes."""
+        """Assign the remaining rows to idle processes. If no process is idle, start new ones; if no
+        GPU is free for one, add the rows to those of busy processes. Suspects go only to idle or
+        new processes."""
         if self.budget.left() <= 0:
             unread = int(np.isnan(self.first[self.left(), 0]).sum())
             if unread:
-                logger.warning("time budget: spent, %d rows are %s", unread, UNREAD)
+                logger.warning("time budget: used up, %s %s", counted(unread, "row"), UNREAD)
                 self.budget.given_up[UNREAD] += unread
             self.rest, self.suspects = self.rest[:0], []
             return
@@ -238,7 +238,8 @@ class _Crew:
         if not len(worker.rows):
             logger.warning("GPU %d: %s, after finishing all of its work", worker.gpu, why)
             return
-        logger.error("GPU %d: %s; %d rows are reassigned", worker.gpu, why, len(worker.rows))
+        unfinished = counted(len(worker.rows), "row")
+        logger.error("GPU %d: %s; reassigning %s", worker.gpu, why, unfinished)
         self.ends[f"GPU {worker.gpu}: {why}"] += 1
         self.barren[worker.gpu] = 0 if worker.delivered else self.barren[worker.gpu] + 1
         if not on_rows or self.barren[worker.gpu] >= (MAX_DEATHS if worker.loaded else MAX_LOADS):

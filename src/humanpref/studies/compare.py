@@ -33,7 +33,7 @@ from humanpref.reports.table_text import markdown
 from humanpref.runs.artifact import Artifact
 from humanpref.runs.artifact_tables import FOLD
 from humanpref.runs.train import train
-from humanpref.schema import ID, LABEL_COLUMNS, InputError
+from humanpref.schema import ID, LABEL_COLUMNS, InputError, counted
 from humanpref.studies.listing import training_summary
 
 logger = logging.getLogger(__name__)
@@ -145,9 +145,9 @@ def compare(
     """Train every variant on the same rows and folds, and tabulate the results.
 
     Each training runs in a separate process, so that its memory is measured separately and then
-    freed. Therefore, a script that calls this
-    needs `if __name__ == "__main__":`. All checks that need no training are made before the first
-    training. An interrupted comparison can be started again; it keeps finished trainings.
+    freed. Therefore, a script that calls this function needs `if __name__ == "__main__":`. All
+    checks that need no training are made before the first training. An interrupted comparison can
+    be started again; it keeps finished trainings.
 
     Parameters
     ----------
@@ -209,7 +209,7 @@ def compare(
     # Training drops rows of weight 0, so look up in oof.csv which rows were held out.
     pairs = pairs[pairs[ID].isin(artifacts[0].oof[ID])].reset_index(drop=True)
     table = _tabulate(variants, artifacts, pairs)
-    title = f"{len(table)} models, {len(pairs):,} held-out rows of {train_csv.name}"
+    title = f"{counted(len(table), 'model')}, {len(pairs):,} held-out rows of {train_csv.name}"
     write_study(table, out / "table", title, table["prior_log_loss"][0])
     return table
 
@@ -254,8 +254,8 @@ def bases_of(config: Config) -> list[str]:
 
 
 def _check_claim(out: Path, claim: dict[str, Any]) -> dict[str, list[str]]:
-    """Return the digests of `bases_of` with which the folder's artifacts were trained. Raise
-    InputError unless the folder is new or holds this comparison.
+    """Return the digests of the weights (see `bases_of`) that each training in the folder started
+    from. Raise InputError unless the folder is new or holds this comparison.
 
     A comparison that has not trained anything yet may be replaced by any other.
     """
@@ -361,8 +361,8 @@ def _named(training: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _ended_with_this_process() -> Iterator[None]:
-    """If this process is interrupted or told to end, also end its trainings. Only Ctrl-C in a
-    terminal reaches them directly, and an executor waits for its processes."""
+    """If this process is interrupted or told to end, also end its trainings. Otherwise, only Ctrl-C
+    in a terminal would reach them, and the executor would wait for them."""
     try:
         yield
     except KeyboardInterrupt:

@@ -66,9 +66,7 @@ def runs(folder: str | Path, sort: str = "log_loss") -> pd.DataFrame:
         except InputError as error:
             logger.warning("skipped: %s", error)
     if not records:
-        raise InputError(
-            f"{folder}: expected readable artifacts, got none ({len(files)} were skipped)"
-        )
+        raise InputError(f"{folder}: expected readable artifacts, got none (skipped: {len(files)})")
     table = pd.DataFrame(records, columns=list(COLUMNS))
     return table.sort_values(sort, ignore_index=True, kind="stable", na_position="last")
 
@@ -165,8 +163,8 @@ def _record(artifact: Artifact) -> dict[str, Any]:
 
 
 def _encodable(value: Any) -> Any:
-    """Return a value; if it is a string, with escapes for the parts of file names that are not
-    UTF-8, which the strings of pandas 3 cannot hold."""
+    """Return a value. In a string, escape the parts of file names that are not UTF-8, which the
+    strings of pandas 3 cannot hold."""
     if not isinstance(value, str):
         return value
     return value.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -106,7 +106,7 @@ def answering_template(
             )
         found[token] = word
     template = judge_template(tokenizer, system_prompt, asked)
-    # Without a special token that ends a text, after which no answer would follow.
+    # Leave out the special token that ends a text, since no answer would follow it.
     return template._replace(suffix=suffix), list(found)
 
 

@@ -36,8 +36,8 @@ MEMO_PIECES = 2**18
 MEMO_LENGTH = 64
 """Maximum length of a piece in the memo, in characters; longer pieces hardly ever recur."""
 PROCESS_CHARACTERS = 50_000_000
-"""Number of characters for which one more process is used; each process must load NLTK and
-WordNet."""
+"""Number of characters of text for which one more process is used. It is large, since each process
+must load NLTK and WordNet."""
 
 _CORPORA = ("stopwords", "wordnet")
 _NO_ASCII_LETTER = string.punctuation + string.digits

@@ -21,8 +21,8 @@ import numpy as np
 from humanpref.text.processes import in_parts, processes_for
 
 PROCESS_CHARACTERS = 20_000_000
-"""Number of characters for which one more process is used; computing their features takes about
-five seconds."""
+"""Number of characters of text for which one more process is used. Computing the features of so
+much text takes about five seconds."""
 
 # No pattern may rescan text that it has passed, since a model stuck in a loop can write fifty
 # thousand dots or newlines. Chinese and Japanese have no spaces, so each character is a word.
@@ -48,7 +48,7 @@ _LAST_CODE = 0x2FFFF
 
 @functools.cache
 def _is_upper_case() -> np.ndarray:
-    """Return whether each code point is an uppercase letter, (_LAST_CODE + 1,) bool."""
+    """Return, for each code point, whether it is an uppercase letter, (_LAST_CODE + 1,) bool."""
     return np.array([chr(code).isupper() for code in range(_LAST_CODE + 1)])
 
 
@@ -167,8 +167,8 @@ and pair features."""
 
 
 class Columns(Protocol):
-    """A pairs frame, or a dictionary of its columns, with which the packaged judge avoids importing
-    pandas."""
+    """A pairs frame, or a dictionary of its columns. The packaged judge uses a dictionary, so that
+    it need not import pandas."""
 
     def __getitem__(self, column: str) -> Iterable[tuple[str, ...]]: ...
 

@@ -98,10 +98,11 @@ def word_counts(texts: list[str]) -> sparse.csr_matrix:
 
 
 def trigrams(text: str) -> np.ndarray:
-    """Return the column, below `CHARACTER_COLUMNS`, of each of a text's lowercase character
-    trigrams, (trigrams,) int32.
+    """Return the column of each lowercase character trigram of a text, (trigrams,) int32. Each
+    column is below `CHARACTER_COLUMNS`.
 
-    scikit-learn took twenty times as long, since it extracts and hashes trigrams one by one.
+    scikit-learn's vectorizer took twenty times as long, since it extracts and hashes trigrams one
+    by one.
     """
     codes = np.frombuffer(text.lower().encode("utf-32-le", "surrogatepass"), dtype="<u4")
     # Knuth's multiplicative hashing, modulo 2^32; the upper bits are well mixed.

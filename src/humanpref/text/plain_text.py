@@ -1,5 +1,5 @@
-"""A decoder's input as one plain text, and a tokenizer that reads this text as the package reads
-its parts.
+"""A decoder's input as one plain text, and a tokenizer that gives this text the same tokens that
+the package gives its parts.
 
 The package tokenizes every text separately, between fixed tokens (`humanpref.text.tokens`). If the
 parts are joined first, an ordinary tokenizer merges characters across their borders: Llama 3 and
@@ -52,13 +52,13 @@ def plain_tokenizer(tokenizer: Any, fixed: FixedText, padding: int, max_length: 
     Parameters
     ----------
     tokenizer : transformers tokenizer
-        The tokenizer that reads the parts; unchanged.
+        The tokenizer with which the package reads the parts. It is not changed.
     fixed : FixedText
         The fixed text.
     padding : int
-        The token that fills shorter texts of a batch, on the right.
+        The token with which shorter texts of a batch are padded on the right.
     max_length : int
-        The length above which it warns.
+        The number of tokens above which the returned tokenizer warns.
     """
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     backend.encode_special_tokens = False
@@ -101,8 +101,8 @@ def padding_token(tokenizer: Any, last: int, embeddings: int) -> int:
 def _borders(tokenizer: Any, fixed: FixedText, normalizer: Any) -> list[str]:
     """Return regular expressions for the pieces of fixed text next to a text, after normalization.
 
-    A tokenizer first cuts a text at its added tokens, and cuts the pieces between them further; so
-    a piece that begins or ends with an added token has its border there.
+    A tokenizer first cuts a text at its added tokens, and then cuts the pieces in between. So where
+    fixed text contains an added token, the piece next to a text begins or ends at that token.
     """
     added = sorted(map(str, tokenizer.added_tokens_decoder.values()), key=len, reverse=True)
     tokens = re.compile("|".join(map(re.escape, added)) or r"(?!)")

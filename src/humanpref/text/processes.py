@@ -1,5 +1,5 @@
 """Divide work on many texts among processes, if there is enough work. The result never depends on
-the number of processes. joblib is imported only for more than one."""
+the number of processes. joblib is imported only if there are several processes."""
 
 import contextlib
 from collections.abc import Callable, Sequence
@@ -26,8 +26,8 @@ def in_parts(
     work: Callable[[Sequence[T]], R], items: Sequence[T], processes: int, name: str
 ) -> list[R]:
     """Apply `work` to parts of the items, in separate processes if there are to be several, and
-    return the results in the order of the items. `name` is the work, for the display of the time
-    left."""
+    return the results in the order of the items. `name` describes the work in the display of the
+    time left."""
     if processes == 1 and len(items) <= PART:
         return [work(items)]
     from humanpref.bar import shown

@@ -20,8 +20,8 @@ from humanpref.text.tokens import token_ids
 class TokenMemo:
     """A function from texts to their token ids under one tokenizer.
 
-    With a folder, processes share them through files there: a process that meets new texts takes
-    the folder's lock, reads what others have added, and tokenizes only the rest.
+    If there is a folder, processes share the token ids through files in it. A process that meets
+    new texts locks the folder, reads the ids that others have added, and tokenizes only the rest.
     """
 
     def __init__(self, tokenizer: Any, folder: Path | None = None) -> None:
@@ -30,7 +30,7 @@ class TokenMemo:
         self.parts_read = 0
 
     def __call__(self, texts: list[str]) -> list[np.ndarray]:
-        """Return what `humanpref.text.tokens.token_ids` returns."""
+        """Return the token ids of each text, as `humanpref.text.tokens.token_ids` does."""
         keys = [_key(text) for text in texts]
         texts_of = dict(zip(keys, texts, strict=True))
         if self.folder is None:
@@ -75,12 +75,12 @@ class TokenMemo:
 
 
 class TokenMemos:
-    """A `TokenMemo` for each tokenizer, known by what it does and not by its name.
+    """A `TokenMemo` for each tokenizer. Tokenizers are told apart by their content, not their name.
 
     Parameters
     ----------
     folder : Path, optional
-        Where processes share their memos. By default, each process has its own.
+        The folder in which processes share their memos. By default, they are not shared.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -95,7 +95,7 @@ class TokenMemos:
         return self.memos.setdefault(digest, TokenMemo(tokenizer, folder))
 
     def remove(self) -> None:
-        """Remove the files."""
+        """Remove the folder in which processes share their memos."""
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -106,7 +106,7 @@ def _key(text: str) -> bytes:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Create the folder, and hold its lock; the lock of a process that is killed is released."""
+    """Create the folder, and lock it during the block. The lock of a killed process is released."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "w") as file:
         # On a file system without locks, two processes may tokenize the same text.

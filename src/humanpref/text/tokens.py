@@ -129,7 +129,7 @@ def tokenise(
         shorter = list(map(cut_middle, ids, limits))
         cut = len(kept) < len(sequence) or sum(map(len, shorter)) < sum(map(len, ids))
         tokenised.append(_join(kept, shorter, template, cut))
-    if len(tokenised) > 2:  # more than the row with which a model is tried out
+    if len(tokenised) > 2:  # not for the single row with which a model is tried out
         logger.info(
             "tokens: %d sequences, %.0f tokens on average, %.1f %% cut to %d",
             len(tokenised),
