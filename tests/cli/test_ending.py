@@ -34,7 +34,7 @@ class TerminatedWorkerError(Exception):
         (OSError(errno.ENOMEM, "no memory"), "out of memory ([Errno 12] no memory)"),
         (
             TerminatedWorkerError("long"),
-            "a process of this command was killed, as the system does when memory runs out",
+            "a process of this command was killed, probably because memory ran out",
         ),
         (
             SafetensorError("Error while serializing: No space left on device (os error 28)"),

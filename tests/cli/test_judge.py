@@ -90,7 +90,7 @@ def test_another_model(run, artifact, caplog):
     [
         (("--a", "@nowhere.txt"), "--a: 'nowhere.txt': cannot be read (No such file"),
         (("--a", "@latin.txt"), "--a: latin.txt: expected UTF-8 text, but byte 1 is not UTF-8"),
-        (("--a", "-", "--b", "-"), "standard input (-) can be only one of"),
+        (("--a", "-", "--b", "-"), "standard input (-) can be used for only one of"),
         (("--model", "nowhere"), "nowhere"),
     ],
 )

@@ -121,13 +121,13 @@ def test_equal_completions_draw_and_nothing_is_nothing():
 
 def test_what_cannot_be_judged_is_refused():
     judged, against = humanpref.reward(), humanpref.reward(reference="best")
-    with pytest.raises(InputError, match="completion 2 is alone with its prompt"):
+    with pytest.raises(InputError, match="completion 2 is the only one to its prompt"):
         judged(["p", "q", "p"], [SHORT, SHORT, LONG])
-    with pytest.raises(InputError, match="2 prompts, 1 completions"):
+    with pytest.raises(InputError, match="got 2 prompts and 1 completion"):
         judged(["p", "p"], [SHORT])
     with pytest.raises(InputError, match="column 'best': not passed to the reward function"):
         against(["p"], [SHORT])
-    with pytest.raises(InputError, match="expected 1 reference answers, got 2"):
+    with pytest.raises(InputError, match="expected 1 reference answer, got 2"):
         against(["p"], [SHORT], best=[LONG, LONG])
     image = user([{"type": "image", "url": "…"}])
     with pytest.raises(

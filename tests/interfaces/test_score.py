@@ -198,7 +198,9 @@ def test_a_file_in_any_format_gets_what_its_rows_get(artifact, tmp_path, format)
     pd.DataFrame(rows).to_parquet(tmp_path / "in.parquet")
     with pytest.raises(InputError, match=r"out.jsonl: expected a name that ends in"):
         score(artifact, tmp_path / "in.parquet", tmp_path / "out.jsonl", format)
-    with pytest.raises(InputError, match=r"o.parquet: expected no name that ends in .parquet"):
+    with pytest.raises(
+        InputError, match=r"o.parquet: expected a name that does not end in .parquet"
+    ):
         score(artifact, tmp_path / "in.csv", tmp_path / "o.parquet", format)
     score(artifact, tmp_path / "in.parquet", tmp_path / "out.parquet", format)
     made = pd.read_parquet(tmp_path / "out.parquet")

@@ -170,7 +170,7 @@ def test_a_model_that_changes_while_it_judges_is_noticed(source, tmp_path, artif
             return super().judge(path)
 
     monkeypatch.setattr(shards, "ShardJudge", Changing)
-    with pytest.raises(InputError, match=r"artifact: was changed while it judged"):
+    with pytest.raises(InputError, match=r"artifact: was changed during the run"):
         judge_shards(source, tmp_path / "out", changed)
     monkeypatch.undo()
     with pytest.raises(InputError, match=r"was judged with a different model"):
@@ -195,7 +195,7 @@ def test_folders_that_will_not_do(source, tmp_path):
     assert "its output would have the same name as that of part-0.jsonl" in told(source, out)
     (source / "part-0.parquet").unlink()
     (source / ("x" * 250 + ".csv")).touch()
-    assert "the name is too long for that of its output" in told(source, out)
+    assert "its output's name would have over 255 bytes" in told(source, out)
     (source / ("x" * 250 + ".csv")).unlink()
     (source / "more").mkdir()
     assert "more: expected a file" in told(source, out)

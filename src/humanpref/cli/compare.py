@@ -18,7 +18,7 @@ ABLATIONS = {
         "a decoder with and without instructions before the conversation",
     ),
 }
-"""The default preset and the help text of each ablation, by its name."""
+"""The name of each ablation, with its default preset and its help text."""
 
 
 def add(commands: Any) -> None:

@@ -18,7 +18,7 @@ def add(commands: Any) -> None:
     add_format(command, "the format of IN (default: detected)")
     text = "leave out the rows that cannot be read, and list them with the reasons in this file"
     add_path(command, "--drop-bad-rows", "CSV", text, dest="dropped")
-    text = "write the file even if it cannot hold all of IN"
+    text = "write the file even if OUT cannot hold everything that is in IN"
     command.add_argument("--lossy", action="store_true", help=text)
 
 

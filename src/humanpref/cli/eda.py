@@ -4,6 +4,7 @@ import argparse
 from typing import Any
 
 from humanpref.cli.shared import add_command, add_format, add_option, add_path, unlabeled_rows
+from humanpref.schema import counted
 
 
 def add(commands: Any) -> None:
@@ -13,7 +14,7 @@ def add(commands: Any) -> None:
     )
     add_path(command, "data", "ROWS", "rows with or without labels, a file or a folder")
     add_format(command, "the format of ROWS (default: detected)")
-    text = "also show these rows, the ones to predict, next to ROWS"
+    text = "also show these rows, which are to be predicted, alongside ROWS"
     add_option(command, "--test", "[FORMAT:]ROWS", text)
     add_path(
         command, "--out", "DIR", "a new folder for the page, figures and tables", required=True
@@ -32,7 +33,8 @@ def run(options: argparse.Namespace) -> int:
 
     test = options.test and unlabeled_rows(options.test)
     summary = explore(options.data, options.out, options.tokenizer, options.format, test)
-    print(f"{options.out / PAGE_FILE}: {summary['rows']} rows, {summary['prompts']} prompts")
+    size = f"{counted(summary['rows'], 'row')}, {counted(summary['prompts'], 'prompt')}"
+    print(f"{options.out / PAGE_FILE}: {size}")
     if summary["rows_left_out"]:
         print(f"rows left out: {summary['rows_left_out']}; see tables/faults.csv for the reasons")
     for reason in summary["left_out"]:

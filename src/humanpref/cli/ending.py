@@ -1,5 +1,5 @@
-"""How a command ends if it does not succeed: on input that cannot be used, a full disk, too little
-memory, or a signal. Each is reported in one line."""
+"""Report in one line why a command did not succeed: input that cannot be used, a full disk, too
+little memory, or a signal."""
 
 import contextlib
 import errno
@@ -21,7 +21,7 @@ _KEPT_AT_END = 300
 _OUT_OF_MEMORY = ("DefaultCPUAllocator: ", "CUDA out of memory", "CUDA error: out of memory")
 # The libraries of the extra `torch`. The modules of the neural models import them directly.
 _NEURAL = ("torch", "transformers", "accelerate", "peft", "tokenizers", "sentence_transformers")
-# What joblib and concurrent.futures raise if one of their processes is killed.
+# The errors that joblib and concurrent.futures raise if one of their processes is killed.
 _KILLED = ("TerminatedWorkerError", "BrokenProcessPool")
 
 
@@ -81,7 +81,7 @@ def ending_of(error: BaseException) -> tuple[str, int] | None:
         text = (str(error).strip().splitlines() or [type(error).__name__])[0]
         return f"out of memory ({text})", 2
     if type(error).__name__ in _KILLED:
-        return "a process of this command was killed, as the system does when memory runs out", 2
+        return "a process of this command was killed, probably because memory ran out", 2
     if type(error).__name__ == "ProcessEndedError":  # humanpref.runs.workers, imported when needed
         return str(error), 2
     if isinstance(error, OSError) and error.filename is not None:
@@ -129,8 +129,8 @@ class Printable(logging.Formatter):
 
 
 def drop_unwritten_output() -> None:
-    """Discard output that cannot be written, which Python would otherwise try again at its exit and
-    report as a second error."""
+    """Discard output that cannot be written. Otherwise, Python would try to write it again at exit,
+    and report a second error."""
     try:
         sys.stdout.flush()
     except OSError:

@@ -8,7 +8,7 @@ from humanpref.cli.shared import add_command, add_path
 
 def add(commands: Any) -> None:
     """Add the command to the parser."""
-    text = "write an artifact's decoder as a plain folder, which transformers reads by itself"
+    text = "write an artifact's decoder as a plain folder, which transformers alone can read"
     command = add_command(commands, "export", run, text)
     add_path(command, "artifact", "ARTIFACT")
     text = "a new folder for the weights, the tokenizer and a card with a runnable example"

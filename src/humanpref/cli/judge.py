@@ -1,4 +1,4 @@
-"""`humanpref judge`: judge one pair of answers, and say why."""
+"""`humanpref judge`: judge one pair of answers, and show why."""
 
 import argparse
 import json
@@ -19,13 +19,12 @@ _SAME = "; see --prompt"
 
 def add(commands: Any) -> None:
     """Add the command to the parser."""
-    command = add_command(
-        commands, "judge", run, "judge two answers to a prompt, and say which features spoke for A"
-    )
+    text = "judge two answers to a prompt, and show which features favor A or B"
+    command = add_command(commands, "judge", run, text)
     text = (
-        "a text, taken as it is; @FILE reads it from a file and - from standard input, without the "
-        "last line break; for a text that starts with @, write @@; three JSON lists of strings are "
-        "the turns of a conversation"
+        "a text, taken as it is; @FILE reads it from a file and - from standard input, both "
+        "without the last line break; for a text that starts with @, write @@; if all three texts "
+        "are JSON lists of strings, they are the turns of a conversation"
     )
     add_option(command, "--prompt", "TEXT", text, required=True)
     add_option(command, "--a", "TEXT", f"answer A{_SAME}", required=True)
@@ -39,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
     names = "prompt", "a", "b"
     given = [getattr(options, name) for name in names]
     if given.count("-") > 1:
-        raise InputError("standard input (-) can be only one of --prompt, --a and --b")
+        raise InputError("standard input (-) can be used for only one of --prompt, --a and --b")
     texts = [text_of(value, f"--{name}") for name, value in zip(names, given, strict=True)]
 
     from humanpref.interfaces.judge import load
@@ -60,7 +59,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def text_of(value: str, option: str) -> str:
-    """Return the text that an argument stands for: itself, a file's or standard input's content.
+    """Return the text that an argument specifies: the argument itself, or the content of a file or
+    of standard input.
 
     Raises
     ------

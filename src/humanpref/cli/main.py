@@ -121,8 +121,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Report an unknown option before a missing one, since the unknown one may be the missing one,
-    mistyped. For a mistyped command, or another value from a list, suggest the most similar one."""
+    """Reports an unknown option before a missing option, since the unknown option may be a
+    misspelling of the missing one. For an unknown command or choice, suggests the most similar
+    known one."""
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:

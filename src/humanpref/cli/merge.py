@@ -4,6 +4,7 @@ import argparse
 from typing import Any
 
 from humanpref.cli.shared import add_command, add_path
+from humanpref.schema import counted
 
 
 def add(commands: Any) -> None:
@@ -20,5 +21,5 @@ def run(options: argparse.Namespace) -> int:
     from humanpref.runs.merging import merge
 
     artifact = merge(options.artifact, options.out, options.into_base)
-    print(f"merged {artifact.facts['merged']} models into one: {artifact.folder}")
+    print(f"merged {counted(artifact.facts['merged'], 'model')} into one: {artifact.folder}")
     return 0

@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
         raise InputError("--weight: can only be used with --labels")
     if options.seconds is not None and options.labels:
         raise InputError(
-            "--seconds: cannot be used with --labels, since rows for which there is no time "
+            "--seconds: cannot be used with --labels, since rows that are not predicted in time "
             "would get class rates as soft labels"
         )
     if options.seconds is not None and not 0 < options.seconds < float("inf"):

@@ -15,7 +15,7 @@ def add(commands: Any) -> None:
         command,
         "--rows",
         "N",
-        "number of training rows; one fifth as many test rows are added (default 1000)",
+        "number of training rows (default 1000); the number of test rows is one fifth of it",
         type=int,
         default=1_000,
     )

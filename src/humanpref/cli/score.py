@@ -26,8 +26,8 @@ def add(commands: Any) -> None:
     )
     add_path(command, "--in", "ROWS", text, dest="source", required=True)
     text = (
-        "the same rows with their scores: Parquet for Parquet, otherwise JSON lines; for a folder, "
-        "a shard for each shard, and the same command skips finished shards"
+        "the same rows with their scores, as Parquet if ROWS is Parquet, otherwise as JSON lines; "
+        "for a folder, one shard per input shard; rerunning the command skips finished shards"
     )
     add_path(command, "--out", "FILE|FOLDER", text, required=True)
     add_format(command, "the format of the pairs (default: detected, in each shard separately)")

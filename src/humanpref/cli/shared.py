@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from humanpref.cli.examples import add_examples
-from humanpref.schema import FORMATS
+from humanpref.schema import FORMATS, counted
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -61,7 +61,7 @@ def add_format(command: Any, text: str = "the format of the rows (default: detec
 
 
 def format_and_rows(text: str) -> tuple[str | None, str]:
-    """Split [FORMAT:]ROWS. The name of an existing file may begin with a format.
+    """Split [FORMAT:]ROWS into its two parts, unless a file with the entire name exists.
 
     Examples
     --------
@@ -74,8 +74,8 @@ def format_and_rows(text: str) -> tuple[str | None, str]:
 
 
 def unlabeled_rows(text: str) -> Any:
-    """Return the source of [FORMAT:]ROWS: the rows without labels, if a format is named; otherwise,
-    the path."""
+    """Return a source of rows from [FORMAT:]ROWS. If a format is named, this is the rows
+    themselves, read without their labels; otherwise, it is their path."""
     from humanpref.data import read_pairs
 
     format, rows = format_and_rows(text)
@@ -93,14 +93,14 @@ def add_study(command: Any) -> None:
 
 
 def metrics_line(title: str, metrics: dict[str, Any]) -> str:
-    """Return the log loss with its interval, accuracy and the prior's log loss as one line; if no
-    row is a tie, also the area under the ROC curve and the Brier score of A against B. Warn if the
-    prior has the lower log loss, or if the rows were trained on."""
+    """Return one line with the log loss and its interval, the accuracy and the prior's log loss. If
+    no row is a tie, also give the area under the ROC curve and the Brier score of A against B. Warn
+    if the prior's log loss is lower, or if the model was trained on some of the rows."""
     decided = ""
     if metrics.get("decided_rows") == metrics["rows"] and metrics["decided_auc"] is not None:
         decided = f"AUC {metrics['decided_auc']:.3f}, Brier {metrics['decided_brier']:.3f}, "
     line = (
-        f"{title}: {metrics['rows']} rows, log loss {metrics['log_loss']:.4f} "
+        f"{title}: {counted(metrics['rows'], 'row')}, log loss {metrics['log_loss']:.4f} "
         f"[{metrics['log_loss_low']:.4f}, {metrics['log_loss_high']:.4f}], "
         f"accuracy {metrics['accuracy']:.3f}, {decided}"
         f"the prior's log loss {metrics['prior_log_loss']:.4f}"

@@ -54,8 +54,9 @@ def add(commands: Any) -> None:
         command,
         "--teacher",
         "CSV|ARTIFACT[=SHARE]",
-        "learn the teachers' probabilities instead of the labels; the labels have what the SHAREs "
-        "leave of 1, and teachers without a SHARE divide the remainder equally",
+        "learn these teachers' probabilities; SHARE is a teacher's part of the targets, at most 1; "
+        "teachers without a SHARE divide the rest equally; if all have one, the labels keep the "
+        "rest",
         **several,
     )
     add_option(
@@ -76,7 +77,7 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--drop-learned",
         action="store_true",
-        help="leave out every row whose prompt the run of --from has learned",
+        help="leave out every row whose prompt is among those that the run of --from learned",
     )
 
 
@@ -119,7 +120,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def file_and_number(text: str, default: float | None = 1.0) -> tuple[Path, float | None]:
-    """Split FILE[=NUMBER]. The name of an existing file may contain "="."""
+    """Split FILE[=NUMBER] into its two parts, unless a file with the entire name exists."""
     file, _, number = text.rpartition("=")
     if file and not os.path.exists(text):
         try:

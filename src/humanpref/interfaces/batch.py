@@ -15,7 +15,7 @@ PROBABILITIES, MARGIN = ("p_a", "p_b", "p_tie"), "margin"
 
 
 def added_columns(probabilities: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the columns that are added to rows with these probabilities, (n, 3).
+    """Return the columns to add to n rows, given their probabilities, (n, 3).
 
     Examples
     --------
@@ -28,7 +28,7 @@ def added_columns(probabilities: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def check_free(columns: Iterable[str]) -> None:
-    """Raise InputError if one of the columns has the name of a column that is added."""
+    """Raise InputError if one of the columns has the name of a column to be added."""
     if taken := {*PROBABILITIES, MARGIN} & {*columns}:
         raise InputError(f"these rows: column {min(taken)!r} already exists")
 
@@ -36,7 +36,7 @@ def check_free(columns: Iterable[str]) -> None:
 class BatchJudge:
     """A callable that adds `p_a`, `p_b`, `p_tie` and `margin` = ln P(A) - ln P(B) to a frame.
 
-    It can be pickled: only the model's path travels, and each process loads the model at its first
+    It can be pickled: only the model's path is sent, and each process loads the model at its first
     call. Rows, their order, the index and all other columns stay as they are.
 
     Parameters
@@ -80,7 +80,8 @@ class BatchJudge:
         Raises
         ------
         InputError
-            For a column that already exists or is missing, or an unusable cell.
+            If a column to be added already exists, a column of texts is missing, or a cell is
+            unusable.
         """
         check_free(frame)
         if self._judge is None:

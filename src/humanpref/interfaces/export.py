@@ -47,9 +47,9 @@ def export(folder: str | Path, out: str | Path) -> Path:
 
     A decoder with a linear head becomes a `…ForSequenceClassification` folder with the labels A, B
     and, if the model has three classes, tie; one that answers with tokens, a `…ForCausalLM` folder.
-    The folder's README.md contains the format of the texts, as a runnable example, the limits, and
-    the calibration of answer tokens. The written folder is read again and compared with the
-    artifact.
+    The folder's README.md contains a runnable example, which shows how to format the texts. It also
+    describes the limits and the calibration of answer tokens. The written folder is read again and
+    compared with the artifact.
 
     Parameters
     ----------
@@ -67,8 +67,9 @@ def export(folder: str | Path, out: str | Path) -> Path:
     ------
     InputError
         If the model cannot be represented by the classes of transformers (several fold models,
-        other families and heads, a quantized base), if its tokenizer gives a formatted text
-        other tokens than the text's parts, or if the written folder does not predict the same.
+        other families and heads, a quantized base), if its tokenizer splits a formatted text into
+        different tokens than the text's separate parts, or if the written folder predicts
+        differently.
     """
     check_new(out, inputs=[folder])
     artifact = Artifact.load(folder)
@@ -116,7 +117,7 @@ def _write_model(
     source: Path,
 ) -> dict[str, Any]:
     """Write the plain weights, configuration and tokenizer, and return the values that the card
-    shows. The model's base is changed."""
+    shows. This modifies the model's base."""
     tokenizer, template, options = model.tokenizer_, model.template(), model.model
     base = model.merge_adapter().cpu()
     plain = base if tokens else _classifier(base, model.module_.head[-1], classes, source)
@@ -149,7 +150,7 @@ def _write_model(
         "fixed_tokens": template.around() + sum(len(template.before[part]) for part in (A, B)),
         "swap_average": model.inference.swap_average,
         "padding": repr(tokenizer.convert_ids_to_tokens(padding)),
-        # With any other code, transformers omits the cap without a word.
+        # With any other attention implementation, transformers silently omits the cap.
         "eager": getattr(base.config, "attn_logit_softcapping", None) is not None,
     }
 
@@ -165,7 +166,7 @@ def _check_can_hold(artifact: Artifact) -> None:
         )
     if len(leaves) > 1:
         raise InputError(
-            f"{source}: has {len(leaves)} models, expected one; first make one of them: humanpref "
+            f"{source}: has {len(leaves)} models, expected one; first merge them: humanpref "
             f"merge {shlex.quote(str(source))} --out MERGED"
         )
     config: Config = leaves[0].config
@@ -217,10 +218,12 @@ def _classifier(
 
 
 def _with_older_names(config: dict[str, Any]) -> dict[str, Any]:
-    """Add the names by which transformers 4, and servers built on it, read the rotary embeddings.
+    """Add the options of the rotary embeddings under the names that transformers 4, and servers
+    built on it, read.
 
-    Transformers 5 writes them under `rope_parameters`, in some models by type of attention; older
-    versions ignore this key and use the defaults of the model's type without a warning.
+    Transformers 5 writes these options under `rope_parameters`, in some models separately for each
+    type of attention. Older versions ignore this key and silently use the defaults of the model's
+    type.
     """
     rope = config.get("rope_parameters") or {}
     full, local = rope.get("full_attention", rope), rope.get("sliding_attention")
@@ -255,7 +258,8 @@ def _same_tokens(
 
 
 def _logits(folder: Path, tokenizer: Any, texts: list[str], values: dict[str, Any]) -> np.ndarray:
-    """Read texts with transformers alone and return their calibrated logits, (n, 3) float64."""
+    """Read n texts with transformers only, and return their calibrated logits, (n, classes)
+    float64."""
     kind = AutoModelForCausalLM if values["tokens"] else AutoModelForSequenceClassification
     options = {"attn_implementation": "eager"} if values["eager"] else {}
     plain = kind.from_pretrained(folder, **options).eval()

@@ -1,4 +1,4 @@
-"""A judge at hand: `humanpref.load` opens the packaged judge or any artifact for one pair or many.
+"""Judge one pair or many: `humanpref.load` returns the packaged judge, or a judge for any artifact.
 
 The packaged judge needs only numpy. pandas is imported only to judge several pairs, or texts whose
 format is in doubt; other libraries are imported only to load an artifact.
@@ -31,8 +31,8 @@ Text = str | Sequence[str | None] | None
 """A text, or a conversation as a list of turns."""
 
 _READING = threading.RLock()
-"""Held while an artifact's model reads. Its tokenizer, which models of one process may share, is
-not thread-safe, and one call already uses all cores or the GPU."""
+"""A lock that is held while an artifact's model predicts. The models of a process may share a
+tokenizer, which is not thread-safe; besides, one call already uses all cores or the GPU."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Judgement:
     p_a, p_b, p_tie : float
         The probabilities that people prefer A, prefer B, or call it a tie. They sum to 1.
     margin : float
-        ln P(A) - ln P(B), in nats: above 0 for A.
+        ln P(A) - ln P(B), in nats. It is positive if A is preferred.
     tie_score : float
         ln P(tie) - (ln P(A) + ln P(B)) / 2, in nats. Probabilities below 1e-15
         are raised to 1e-15.
@@ -66,7 +66,8 @@ class Judgement:
 
     @property
     def winner(self) -> str:
-        """The most probable of `A`, `B` and `tie`; at a draw, the first of them."""
+        """The most probable of `A`, `B` and `tie`; if several are equally probable, the first of
+        them."""
         return CLASSES[int(np.argmax([self.p_a, self.p_b, self.p_tie]))]
 
     def to_dict(self) -> dict[str, Any]:
@@ -105,7 +106,8 @@ class Judge:
         Raises
         ------
         InputError
-            If a text is neither a string nor a list of strings, or for a mixture of both.
+            If a text is neither a string nor a list of strings, or if some are strings and others
+            are lists.
 
         Examples
         --------
@@ -148,9 +150,9 @@ class Judge:
             to all texts: plain strings, lists of strings or lists of messages. `chosen` and
             `rejected` are refused, since they do not say which one is A.
         format : str, optional
-            The format of the rows, one of `humanpref.schema.FORMATS`. By default, it is detected,
-            and if some texts are JSON lists of strings and others are plain, they are refused as a
-            mixture; `plain` takes all texts as they are.
+            The format of the rows, one of `humanpref.schema.FORMATS`. By default, it is detected; a
+            mixture of plain texts and JSON lists of strings is then refused. `plain` takes all
+            texts as they are.
 
         Returns
         -------
@@ -185,7 +187,7 @@ def load(model: "str | Path | Artifact | Model | None" = None) -> Judge:
     ----------
     model : path, Artifact or Model, optional
         An artifact, its folder, the folder of a model written by `Model.save`, or a fitted model.
-        All models that are loaded stay in memory.
+        If an artifact has several fold models, the judge keeps all of them in memory.
 
     Raises
     ------
@@ -206,11 +208,11 @@ def _packaged() -> Judge:
 
 
 def _one_row(texts: tuple[Text, Text, Text]) -> Columns:
-    """Return the texts of one pair as the columns of a pairs frame. pandas is imported only for
-    texts that are neither certainly plain nor lists of strings."""
+    """Return the texts of one pair as the columns of a pairs frame. pandas is imported only if
+    the texts are neither certainly plain nor certainly lists of strings."""
     row = dict(zip(TEXT_COLUMNS, texts, strict=True))
     if all(isinstance(text, str) for text in texts):
-        # Unless all of them are lists of turns, none is.
+        # They are parsed as JSON lists of turns only if all of them look like such lists.
         if all(not text or text.strip() == "null" or text.lstrip()[:1] == "[" for text in texts):
             with contextlib.suppress(InputError):
                 return _frame([row])
@@ -245,7 +247,7 @@ def _frame(rows: Any, format: str | None = None) -> "pd.DataFrame":
         rows = list(rows)
     if not len(rows):
         return pd.DataFrame(columns=[ID, *TEXT_COLUMNS], dtype=object)
-    # Ids are not needed, and those of a part of a table need not be unique.
+    # Ids are not needed, and in a part of a table they may repeat.
     reading = read(rows, labels=False, format=format, ids=False)
     if reading.format == CHOSEN_REJECTED:
         raise InputError(f"these rows: {DRAWN}")

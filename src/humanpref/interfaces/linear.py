@@ -97,7 +97,8 @@ def probabilities_of(shares: Shares) -> np.ndarray:
 def _columns(
     values: dict[str, list[float]], names: tuple[str, ...], numbers: tuple[str, ...]
 ) -> dict[str, np.ndarray]:
-    """Return each number of every feature as an array, (features,) float64."""
+    """Return one array for each of the `numbers` (such as `scale`), with the number's value for
+    every feature, (features,) float64."""
     if tuple(values) != names:
         raise ValueError("its features are not those of this version of humanpref")
     columns = np.array(list(values.values()), dtype=np.float64).reshape(len(names), len(numbers))

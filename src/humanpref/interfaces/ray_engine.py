@@ -1,5 +1,5 @@
-"""Judge shards on a Ray cluster with Ray Data, which distributes the shards, and repeats those
-whose actor died."""
+"""Judge shards on a Ray cluster with Ray Data, which distributes the shards and repeats a shard if
+its actor died."""
 
 import logging
 import os
@@ -14,10 +14,11 @@ from humanpref.runs.artifact import Artifact
 from humanpref.schema import InputError
 
 ADDRESS = "RAY_ADDRESS"
-"""The environment variable with the address of a cluster; without it, a local one is started."""
+"""The environment variable with the address of a cluster. If it is unset, a local cluster is
+started."""
 
 _STORE = 2**28
-"""Size, in bytes, of a local cluster's object store, which holds paths and outcomes only."""
+"""Size, in bytes, of a local cluster's object store, which holds only paths and outcomes."""
 
 
 def outcomes_of(
@@ -35,6 +36,7 @@ def outcomes_of(
     model, out, format
         As for `humanpref.interfaces.shard.ShardJudge`.
     shards : list of Path
+        The input shards.
     workers : int, optional
         Number of actors. By default, one for each GPU if the model can use one and the cluster has
         any, otherwise one for each CPU.
@@ -46,7 +48,7 @@ def outcomes_of(
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if os.environ.get(ADDRESS):
-        # Each try takes up to 40 s, and the default of 20 a quarter of an hour.
+        # A try takes up to 40 s, so the default of 20 tries would take a quarter of an hour.
         os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "2")
     try:
         import ray
@@ -85,13 +87,13 @@ def _connect(ray: Any, workers: int | None) -> None:
     address = os.environ.get(ADDRESS) or "local"
     options: dict[str, Any] = {"address": address, "logging_level": logging.WARNING}
     if address == "local":
-        # As many CPUs as there are to be actors.
+        # One CPU for each actor.
         options |= {"num_cpus": workers, "include_dashboard": False, "object_store_memory": _STORE}
     try:
         ray.init(**options)
     except (ConnectionError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"{ADDRESS}={address}: no Ray cluster there ({reason})") from None
+        raise InputError(f"{ADDRESS}={address}: no Ray cluster found ({reason})") from None
 
 
 def _can_use_gpu(model: str | Path | None) -> bool:

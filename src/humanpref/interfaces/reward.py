@@ -1,8 +1,8 @@
 """A reward function for trl's `GRPOTrainer`, and for anything else that calls
 `f(prompts, completions, **columns)`.
 
-A completion's reward is its expected score against its opponents, P(win) + P(tie) / 2, averaged
-over them and over both orders of A and B: 0.5 for a draw, between 0 and 1.
+A completion's reward is its expected score, P(win) + P(tie) / 2, averaged over its opponents and
+over both orders of A and B. It is between 0 and 1; 0.5 is a draw.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -15,7 +15,7 @@ import numpy as np
 from humanpref.data.cells import is_missing
 from humanpref.data.formats.messages import ASSISTANT, Message, read_messages
 from humanpref.interfaces.judge import Judge, load
-from humanpref.schema import SWAPPED_CLASSES, TEXT_COLUMNS, InputError
+from humanpref.schema import SWAPPED_CLASSES, TEXT_COLUMNS, InputError, counted
 
 if TYPE_CHECKING:
     from humanpref.models import Model
@@ -38,10 +38,10 @@ def reward(
         A judge, or an argument of `humanpref.load`; by default, the packaged judge, which follows
         length and layout: a policy that is trained against it will write longer answers.
     reference : str, optional
-        The column of the training set with a reference answer to each prompt (by any name but
-        `completion`, which trl does not pass on). Every completion is
-        judged against its reference. By default, completions are judged against each other within
-        their group, that is, those with the same prompt: n (n - 1) / 2 pairs for n completions.
+        The column of the training set with a reference answer to each prompt. It can have any name
+        except `completion`, which trl does not pass on. Every completion is judged against its
+        reference. By default, completions to the same prompt form a group and are judged against
+        each other: n (n - 1) / 2 pairs for n completions.
 
     Returns
     -------
@@ -72,7 +72,10 @@ def reward(
     ) -> list[float]:
         prompts, completions = _listed(prompts, "prompts"), _listed(completions, "completions")
         if len(prompts) != len(completions):
-            raise InputError(f"reward: got {len(prompts)} prompts, {len(completions)} completions")
+            raise InputError(
+                "reward: expected one completion per prompt, got "
+                f"{counted(len(prompts), 'prompt')} and {counted(len(completions), 'completion')}"
+            )
         answers = _conversations(prompts, completions, "completion")
         if reference is not None:
             column = f"column {reference!r}"
@@ -81,7 +84,7 @@ def reward(
             others = _listed(columns[reference], column)
             if len(others) != len(prompts):
                 raise InputError(
-                    f"reward: {column}: expected {len(prompts)} reference answers, got "
+                    f"reward: {column}: expected {counted(len(prompts), 'reference answer')}, got "
                     f"{len(others)}"
                 )
             opponents = _conversations(prompts, others, f"{column}: answer")
@@ -100,8 +103,8 @@ def _within_groups(keys: list[str]) -> list[tuple[int, int]]:
         rows = list(group)
         if len(rows) == 1:
             raise InputError(
-                f"reward: completion {rows[0] + 1} is alone with its prompt in this call; generate "
-                "at least two per prompt in each process, or name a reference column"
+                f"reward: completion {rows[0] + 1} is the only one to its prompt in this call; "
+                "generate at least two per prompt in each process, or name a reference column"
             )
         pairs += combinations(rows, 2)
     return pairs
@@ -130,7 +133,7 @@ def _judged(judge: Judge, rows: list[tuple[Turns, ...]]) -> np.ndarray:
 
 
 def _listed(column: Iterable[Conversation], name: str) -> list[Conversation]:
-    """Return a column as a list. A single text, whose characters would be the rows, is refused."""
+    """Return a column as a list. Refuse a string, since its characters would become the rows."""
     if isinstance(column, str):
         raise InputError(f"reward: {name}: expected a list, got a string")
     return list(column)
@@ -139,7 +142,7 @@ def _listed(column: Iterable[Conversation], name: str) -> list[Conversation]:
 def _conversations(
     prompts: list[Conversation], answers: list[Conversation], name: str
 ) -> list[tuple[Turns, Turns]]:
-    """Return the turns of the prompt and of the answers to it, for every row."""
+    """Return, for every row, the turns of its prompt and the turns of its answer."""
     found = []
     for number, (prompt, answer) in enumerate(zip(prompts, answers, strict=True), start=1):
         try:
@@ -164,7 +167,7 @@ def _answer(answer: Conversation) -> str:
 
 
 def _turns(asked: list[str], replies: list[str], last: str) -> tuple[Turns, Turns]:
-    """Return the turns of a prompt and of the answers to it, the last of which is `last`."""
+    """Return the turns of a prompt, and the turns of its answer: the replies and then `last`."""
     if len(replies) == len(asked) > 0:  # the prompt ends with the beginning of the answer
         last = replies.pop() + last
     return tuple(asked), (*replies, last)
@@ -177,8 +180,8 @@ def _read(conversation: Any) -> list[Message]:
 
 
 def _rounds(messages: list[Message]) -> tuple[list[str], list[str]]:
-    """Return the turns that were asked and those that were answered, round by round. Messages in a
-    row by the same side, and a system message with what follows, are one turn."""
+    """Return the turns of the user and the replies of the assistant, round by round. Consecutive
+    messages from the same side are one turn; a system message counts as one from the user."""
     asked: list[str] = []
     replies: list[str] = []
     for role, text in messages:

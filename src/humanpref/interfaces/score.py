@@ -1,4 +1,4 @@
-"""Use an artifact as a judge or reward signal: read a file, and write it with scores added.
+"""Use an artifact as a judge or reward signal: read a file, and write its rows with scores added.
 
 A line of JSON is an object with `prompt`, `response_a` and `response_b`, or with `prompt` and
 `response`. All texts in such a file have the same format: lists of turns, strings that are one turn
@@ -198,7 +198,7 @@ def _line(source: Path, number: int, text: str) -> _Line:
 
 
 def _keys(content: dict[str, Any]) -> tuple[str, ...]:
-    """Return the keys of a line's prompt, A and B; a single response is used as both."""
+    """Return the keys of a line's prompt, A and B. A single response is used as both A and B."""
     return (TEXT_COLUMNS[0], *((SINGLE, SINGLE) if SINGLE in content else PAIR))
 
 

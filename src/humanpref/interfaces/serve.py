@@ -1,9 +1,9 @@
 """A judge over HTTP: a page at `GET /`, `POST /judge` for one pair or many, `GET /health`.
 
-Every request gets an answer, or its connection is closed in time: bodies, pairs and waiting are
-limited, and errors are `{"error": "..."}` with a status of 4xx or 5xx. (uvicorn itself refuses what
-is not HTTP, in plain text.) The judge runs in one thread, so that the server answers `/health`
-while the judge reads.
+Every request is answered, or its connection is closed after a time limit. The size of a body, the
+number of pairs and the waiting time are limited. An error is `{"error": "..."}` with a status of
+4xx or 5xx. (If a request is not HTTP, uvicorn itself refuses it, in plain text.) The judge runs in
+a separate thread, so that the server can answer `/health` while the judge is busy.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ from humanpref.interfaces.serve_page import page_routes
 from humanpref.schema import CLASSES, TEXT_COLUMNS, InputError
 from humanpref.version import __version__
 
-# One request per connection, so that `_Protocol` has only the first one to wait for.
+# Each connection ends after one request, so that `_Protocol` has to time only the first.
 _HEADERS = {"Connection": "close", "X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 
 
@@ -45,14 +45,15 @@ class Limits:
     Attributes
     ----------
     body_bytes : int
-        Maximum size of a body. Of a larger one, up to 16 times this size is read and discarded, so
-        that its client is ready to read the answer.
+        Maximum size of a body. A larger body is refused, but first it is read and discarded, up to
+        16 times this size, so that the client is ready to read the answer.
     pairs : int
         Maximum number of pairs.
     request_seconds : float
         Maximum time for a request to arrive: once for its headers, and once for its body.
     judge_seconds : float
-        Maximum time from a complete request to its judgement, waiting for other requests included.
+        Maximum time from a complete request to its judgement, including the time that it waits for
+        other requests.
     """
 
     body_bytes: int = 4 * 1024 * 1024
@@ -68,9 +69,9 @@ def application(
 
     A pair is an object with `prompt`, `response_a` and `response_b`: three strings, each a single
     turn, or three lists of turns (strings, or messages with `role` and `content`). Strings are
-    taken as they are, also if they look like JSON. The answer to one object is the content of its
+    taken as they are, even if they look like JSON. The answer to one object is the content of its
     `Judgement`. The answer to a list is a list of objects with `winner`, `p_a`, `p_b` and `p_tie`,
-    in the same order. If one pair of a list has messages, all of them must.
+    in the same order. If one pair in the list has messages, all pairs must.
 
     Parameters
     ----------
@@ -108,7 +109,7 @@ def application(
         done, _ = await asyncio.wait(tasks, timeout=limits.judge_seconds, return_when=first)
         leaving.cancel()
         if running not in done:
-            job.cancel()  # unless it has begun; others need not wait for it
+            job.cancel()  # unless it has begun, so that others need not wait for it
             message = f"no judgement within {limits.judge_seconds:g} s; send fewer pairs at a time"
             raise HTTPException(503, message)
         try:
@@ -139,8 +140,8 @@ def application(
 
 
 def serve(listener: socket.socket, app: ASGIApp) -> None:
-    """Serve an application until SIGINT or SIGTERM, which end it after the running requests, or
-    after 10 seconds.
+    """Serve an application until SIGINT or SIGTERM. Then let the running requests finish, but wait
+    no longer than 10 seconds.
 
     Parameters
     ----------
@@ -149,8 +150,8 @@ def serve(listener: socket.socket, app: ASGIApp) -> None:
     app : ASGI application
         From `application`.
     """
-    # Readers say what they found in a file, and warn of empty prompts; here they would do so for
-    # every request. So would uvicorn for what is not HTTP.
+    # The readers log what they find in a file and warn of empty prompts. Here, they would do so for
+    # every request. uvicorn would warn of every request that is not HTTP.
     logging.getLogger("humanpref.data").setLevel(logging.ERROR)
     config = uvicorn.Config(
         app,
@@ -176,7 +177,7 @@ def listen(host: str, port: int) -> socket.socket:
         If the address is empty, is not of this machine, or is in use.
     """
     if not host:
-        raise InputError("option --host: expected an address, got an empty text")
+        raise InputError("option --host: expected an address, got an empty string")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family)
@@ -215,7 +216,7 @@ async def _disconnected(request: Request) -> None:
 
 
 def _no_number(text: str) -> None:
-    raise ValueError(f"{text} is no number")
+    raise ValueError(f"{text} is not a JSON number")
 
 
 async def _body(request: Request, limits: Limits) -> bytes:
@@ -292,8 +293,8 @@ async def _failed(_: Request, error: Exception) -> JSONResponse:
 class _Complete:
     """Passes on requests that are complete and meant for this server.
 
-    The body is read before anything is refused: if the connection of a client that is still
-    sending were closed, the client would get no answer.
+    The body is read before anything is refused, because a client that is still sending when its
+    connection is closed gets no answer.
     """
 
     def __init__(self, app: ASGIApp, host: str, limits: Limits) -> None:
@@ -328,7 +329,7 @@ class _Complete:
 
 
 class _Protocol(H11Protocol):
-    """Closes a connection whose headers do not arrive in time, which uvicorn does not."""
+    """Closes a connection if its headers do not arrive in time. uvicorn has no such limit."""
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)

@@ -1,7 +1,7 @@
-"""The page of `humanpref serve`: a prompt and two answers in, the judgement of both orders out.
+"""The page of `humanpref serve`, which shows how both orders of two answers to a prompt are judged.
 
-It is a form and a script that asks `POST /judge`. Everything comes from this package, and the
-page's Content-Security-Policy forbids anything else.
+The page is a form and a script that calls `POST /judge`. All its files come from this package, and
+its Content-Security-Policy forbids loading anything else.
 """
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -22,7 +22,7 @@ POLICY = "; ".join(
         "frame-ancestors 'none'",
     )
 )
-"""The page loads its own script and style, and talks to its own server only."""
+"""The page may load only its own script and style, and may contact only its own server."""
 
 
 def page_routes(model: str, about: str, headers: dict[str, str]) -> list[Route]:

@@ -1,5 +1,5 @@
 """Judge a file of pairs, and write its rows with probabilities. For a shard, also write a record,
-which shows that it is finished."""
+which shows that the shard is finished."""
 
 import json
 import logging
@@ -27,10 +27,10 @@ from humanpref.schema import InputError
 DONE, UNFINISHED = "_done", "_unfinished"
 """Subfolders of the output folder: for records of finished shards, and for unfinished shards."""
 OUTPUTS = ".parquet", ".jsonl"
-"""The endings of output shards: of Parquet shards, and of all others."""
+"""The extensions of output shards: the first for Parquet shards, the second for all others."""
 TRIES = 3
-"""Maximum number of times that a shard is started: if it is too large for memory, each process that
-judges it dies."""
+"""Maximum number of attempts at a shard. If a shard is too large for memory, every process that
+judges it dies, so it must not be tried again and again."""
 _SUFFIXES = frozenset(
     (".parquet", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt", ".gz", ".bz2", ".xz", ".zip")
 )
@@ -49,7 +49,7 @@ class Outcome(NamedTuple):
 
 
 def stem_of(path: Path) -> str:
-    """Return a shard's file name without the endings that say what kind of file it is.
+    """Return a shard's file name without the extensions that indicate its type.
 
     Examples
     --------
@@ -62,7 +62,7 @@ def stem_of(path: Path) -> str:
 
 
 class ShardJudge:
-    """A callable that judges shards, one file at a time. It loads the model when it first needs it.
+    """A callable that judges shards, one file at a time. The model is loaded when first needed.
 
     Parameters
     ----------
@@ -141,9 +141,10 @@ class ShardJudge:
             raise
         name, other = (stem_of(source) + suffix for suffix in OUTPUTS[:: 1 if is_parquet else -1])
         record = {"input": digest, "output": name, "output_sha256": sha256(temporary)}
-        # The record comes first, so that every output has one. Without its output, it is ignored.
+        # Write the record first, so that every output has a record. A record without an output is
+        # ignored.
         write_json(record_file, record | {"rows": len(rows)})
-        # If the shard was of a different kind when it was judged before, readers would find both.
+        # If the shard was of the other kind in an earlier run, readers would find both outputs.
         (self.out / other).unlink(missing_ok=True)
         os.replace(temporary, self.out / name)
         return len(rows)
@@ -161,9 +162,9 @@ def judge_file(judge: Judge, source: Path, out: Path, format: str | None = None)
     """
     is_parquet, columns, rows = _read(source, format)
     if is_parquet != (out.suffix.lower() == OUTPUTS[0]):
-        need, what = ("a", "Parquet") if is_parquet else ("no", "not Parquet")
+        ending, kind = ("ends", "Parquet") if is_parquet else ("does not end", "not Parquet")
         raise InputError(
-            f"{out}: expected {need} name that ends in {OUTPUTS[0]}, since {source} is {what}"
+            f"{out}: expected a name that {ending} in {OUTPUTS[0]}, since {source} is {kind}"
         )
     added = _added(judge, source, columns, rows, format)
     if not is_main_process():
@@ -181,7 +182,7 @@ def judge_file(judge: Judge, source: Path, out: Path, format: str | None = None)
 def _added(
     judge: Judge, source: Path, columns: list[str], rows: list[Any], format: str | None
 ) -> dict[str, np.ndarray]:
-    """Return the columns to add to the rows of a file, as from `_read`."""
+    """Return the columns to add to a file, given its columns and rows from `_read`."""
     try:
         check_free(columns)
         return added_columns(judge.judge_many(rows, format))
@@ -190,14 +191,14 @@ def _added(
 
 
 def _read(source: Path, format: str | None) -> tuple[bool, list[str], list[Any]]:
-    """Return whether a shard is Parquet, its columns, and its rows as dicts, or `BadRow` for those
-    that cannot be read. For Parquet, the dicts have only the texts."""
+    """Return whether a shard is Parquet, its columns, and its rows: a dict for each row, or a
+    `BadRow` if it cannot be read. For Parquet, the dicts have only the texts."""
     if not source.stat().st_size:
         return False, [], []
     with open_table(source) as table:
         is_parquet = table.kind.startswith("Parquet")
         if is_parquet and "," in table.kind:
-            raise InputError(f"{source}: is {table.kind}; unpack it: Parquet compresses inside")
+            raise InputError(f"{source}: is {table.kind}; unpack it (Parquet is itself compressed)")
         if len({*table.columns}) < len(table.columns):
             repeated = next(name for name in table.columns if table.columns.count(name) > 1)
             raise InputError(f"{source}: column {repeated!r} appears twice")

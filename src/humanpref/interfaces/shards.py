@@ -31,7 +31,7 @@ from humanpref.version import __version__
 ENGINES = LOCAL, RAY = "local", "ray"
 RUN_FILE = "_run.json"
 NAME_BYTES = 255
-"""Maximum length of a file's name."""
+"""Maximum length of a file's name, in bytes."""
 
 logger = logging.getLogger(__name__)
 
@@ -87,8 +87,9 @@ def judge_shards(
     Raises
     ------
     InputError
-        If a folder cannot be used, if `out` is of a different run or has shards that `source`
-        does not have, or, after all others are finished, if a shard could not be judged.
+        If a folder cannot be used, or if `out` belongs to a different run or has shards that
+        `source` does not have. If a shard cannot be judged, this is raised after all others are
+        finished.
 
     Examples
     --------
@@ -117,8 +118,8 @@ def judge_shards(
 
 
 def _told(outcomes: Iterable[Outcome], finished: set[str], out: Path, shards: int) -> Total:
-    """Log the progress of a run and return its total, given the shards that were finished before
-    it. Raises InputError if a shard failed."""
+    """Log the progress of a run and return its total. `finished` has the stems of the shards that
+    were finished before the run. Raises InputError if a shard failed."""
     started, rows, skipped, errors = time.monotonic(), 0, 0, []
     for number, outcome in zip(range(1, shards + 1), outcomes, strict=True):
         rows += outcome.rows
@@ -152,7 +153,7 @@ def _shards(source: Path) -> list[Path]:
         if (other := stems.setdefault(stem, path)) != path:
             raise InputError(f"{path}: its output would have the same name as that of {other.name}")
         if len(os.fsencode(stem + OUTPUTS[0])) > NAME_BYTES:
-            raise InputError(f"{path}: the name is too long for that of its output")
+            raise InputError(f"{path}: its output's name would have over {NAME_BYTES} bytes")
     if not paths:
         raise InputError(f"{source}: cannot be read (a folder without files)")
     return paths
@@ -194,14 +195,14 @@ def _opened(
         yield finished
         if _model_digest(model) != run["model_sha256"]:
             raise InputError(
-                f"{model}: was changed while it judged, so that shards in {out} may be of two "
-                "models; name a new folder"
+                f"{model}: was changed during the run, so the shards in {out} may be from two "
+                "different models; name a new folder"
             )
 
 
 def _check_same_run(out: Path, run: dict[str, str | None]) -> None:
-    """Raise InputError if an output folder is of a different model, version of humanpref or
-    format."""
+    """Raise InputError if an output folder was written with a different model, version of humanpref
+    or format."""
     found = read_json(out / RUN_FILE)
     reasons = {
         "model_sha256": "with a different model",

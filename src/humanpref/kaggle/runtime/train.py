@@ -21,6 +21,7 @@ from humanpref.kaggle.runtime.inputs import (
 from humanpref.runs import train as experiment
 from humanpref.runs.artifact import Artifact
 from humanpref.runs.artifact_files import RUN_FILE, partial_of
+from humanpref.schema import counted
 from humanpref.training import device
 
 logger = logging.getLogger(__name__)
@@ -80,7 +81,7 @@ def train(
     artifact = Artifact.load(out) if out.is_dir() else gathered(planned)
     if artifact is not None and "log_loss" in (metrics := artifact.metrics):
         score = (
-            f"{metrics['held_out']}: {metrics['rows']} rows, log loss "
+            f"{metrics['held_out']}: {counted(metrics['rows'], 'row')}, log loss "
             f"{metrics['log_loss']:.4f}, the prior's {metrics['prior_log_loss']:.4f}"
         )
         logger.info("%s", score)
