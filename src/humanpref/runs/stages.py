@@ -162,8 +162,8 @@ class Stage:
         known = _among(rows.pairs, set().union(*(self.learned(name) for name in self.members)))
         if known.all():
             raise InputError(
-                f"--from {self.artifact.folder}: learned the prompts of all rows, so --drop-learned "
-                "leaves none to train on"
+                f"--from {self.artifact.folder}: learned the prompts of all rows, so "
+                "--drop-learned leaves none to train on"
             )
         logger.info(
             "%s: dropped %d of %d rows because %s learned their prompts",
