@@ -40,7 +40,8 @@ DRAWN = (
     "expected two answers, A and B, got chosen and rejected, which do not say which one is A; "
     "rename them response_a and response_b"
 )
-"""Why rows in the format `chosen-rejected` cannot be judged without their texts."""
+"""The error message for rows in the format `chosen-rejected`, when the output would not contain the
+texts and so could not show which answer is A."""
 
 
 def read_pairs(

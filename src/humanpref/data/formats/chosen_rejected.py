@@ -1,4 +1,4 @@
-"""Read a chosen and a rejected answer, as trl has them, and draw which of them is A."""
+"""Read a chosen and a rejected answer, as in trl's data sets, and draw which of them is A."""
 
 import hashlib
 import json
@@ -21,8 +21,8 @@ class ChosenRejected:
     {role, content} messages.
 
     Without `prompt`, both columns begin with the prompt. In messages, and in transcripts with
-    `Human:` and `Assistant:`, it consists of the user's messages, which must be the same on both
-    sides. In other texts, it consists of the first characters that both share, as in trl.
+    `Human:` and `Assistant:`, the prompt consists of the user's messages, which must be the same on
+    both sides. In other texts, it consists of the characters with which both begin, as in trl.
 
     Which answer is A is drawn by a digest of the prompt and of the two answers in either order.
     Therefore no label leaks, the draw does not depend on the other rows, and exchanging both
@@ -105,7 +105,7 @@ def _continued(before: list[Message], side: list[Message]) -> list[Message]:
 
 
 def _split(chosen: Turns, rejected: Turns) -> Row:
-    """Return the row of two texts that begin with their prompt."""
+    """Split two texts that begin with the same prompt, and return their row."""
     if not len(chosen) == len(rejected) == 1:
         raise CellError("chosen", "expected a text, since there is no column 'prompt'")
     (first,), (second,) = chosen, rejected

@@ -11,8 +11,8 @@ from humanpref.data.formats.row import CellError, Row, as_plain
 BOTH = ("conversation_a", "conversation_b")
 """The columns of both conversations."""
 TURN = "turn"
-"""The optional column with the number of turns that were judged: 1 or 2 in MT-bench, whose
-conversations always hold both, and otherwise all of them."""
+"""The optional column with the number of turns that were judged. In MT-bench, it is 1 or
+2, although the conversations always have two turns. In other data sets, it counts all turns."""
 
 
 class Conversations:
@@ -47,7 +47,7 @@ class Conversations:
 
 
 def _until(row: Row, turn: Any) -> Row:
-    """Return the first turns of a row, and note whether others are lost."""
+    """Return the row with only its first `turn` turns; `lost` says whether others are dropped."""
     last = len(row.prompt)
     # pandas turns 1 into 1.0 if other rows have no turn.
     number = {str(n): n for n in range(1, last + 1)}.get(str(turn).removesuffix(".0"))

@@ -14,10 +14,11 @@ from humanpref.schema import FORMATS, LABEL_COLUMNS, TEXT_COLUMNS, InputError
 
 COMPETITION, PLAIN, WSDM, MESSAGES, CONVERSATIONS, CHOSEN_REJECTED = FORMATS
 _TEXTS = {COMPETITION: TEXT_COLUMNS, CONVERSATIONS: BOTH, CHOSEN_REJECTED: PAIR}
-"""The columns that identify a format. `competition` also stands for the other formats with the same
-columns."""
+"""The columns that identify a format. The entry `competition` also covers the other formats with
+the same columns."""
 LANGUAGE = "language"
-"""With this column, plain texts and a winner, rows without ties are in WSDM Cup's format."""
+"""If a table has this column, plain texts and a winner, and no row is a tie, it is in WSDM Cup's
+format."""
 
 
 def text_columns(

@@ -18,7 +18,8 @@ _WINNERS = {
     "tie (bothbad)": (2, "ties in which both are bad"),
     "both_bad": (2, "ties in which both are bad"),
 }
-"""The winners as text, each with the index of its class and what the label loses of it."""
+"""The winners as text, each with the index of its class and the information that a label loses, if
+any."""
 
 
 class OneHot:

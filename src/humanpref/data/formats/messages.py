@@ -72,7 +72,7 @@ def _text(part: Any) -> str:
 
 
 def pair_of(first: list[Message], second: list[Message], columns: Sequence[str]) -> Row:
-    """Return the pair of two conversations in which the same user's messages were answered.
+    """Return the row of two conversations in which the same user messages were answered.
 
     The user's messages are the turns of the prompt, and the assistant's messages those of the
     responses. A system message is put before the first turn of the prompt, with an empty line
@@ -111,7 +111,7 @@ def pair_of(first: list[Message], second: list[Message], columns: Sequence[str])
 
 
 def _sides(messages: list[Message], column: str) -> tuple[str | None, list[str], list[str]]:
-    """Return the system's message (None without one), the user's messages and the assistant's."""
+    """Return the system's message (or None), the user's messages and the assistant's messages."""
     system = None
     if messages and messages[0].role == SYSTEM:
         (_, system), *messages = messages

@@ -1,4 +1,4 @@
-"""What every format returns for a row, and raises for a cell that it cannot read."""
+"""The row that every format returns, and the error that it raises for an unreadable cell."""
 
 import json
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ class Row(NamedTuple):
     label: int | None = None
     """The index of the winner in `humanpref.schema.CLASSES`, or None if other columns hold it."""
     lost: str = ""
-    """The part of the row that a pairs frame cannot hold, in plural, or an empty string."""
+    """A plural noun for the part of the row that a pairs frame cannot hold, or an empty string."""
 
 
 class CellError(ValueError):
@@ -45,7 +45,7 @@ class Format(Protocol):
     columns: tuple[str, ...]
     """The columns of the texts."""
     form: Form
-    """The form of their cells."""
+    """The form of the cells in these columns."""
     description: str
     """The form of the texts, for a message."""
 
