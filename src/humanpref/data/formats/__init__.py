@@ -1,2 +1,2 @@
-"""The formats in which people have pairs. Each has a module that turns the raw cells of a row into
-a prompt and two responses. `detect` finds the format of a table."""
+"""Formats of pairs. For each set of text columns, one module turns the raw cells of a row into a
+prompt and two responses. `detect` finds the format of a table."""
