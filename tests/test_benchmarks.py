@@ -35,12 +35,10 @@ def damaged(monkeypatch):
     return importlib.import_module("damaged_inputs")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("families", "rows", "artifacts"),
-    [
-        (("prior",), 200, 6),
-        pytest.param(("sparse", "encoder", "decoder", "blend"), 2_000, 60, marks=pytest.mark.slow),
-    ],
+    [(("prior",), 200, 6), (("sparse", "encoder", "decoder", "blend"), 2_000, 60)],
 )
 def test_damaged_inputs_are_refused_or_read_the_same(damaged, tmp_path, families, rows, artifacts):
     if len(families) > 1:

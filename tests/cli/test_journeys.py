@@ -175,6 +175,7 @@ def test_an_artifact_with_other_weights(run, arena, tmp_path, change):
     assert not (tmp_path / "s.csv").exists()
 
 
+@pytest.mark.slow
 def test_teachers_extra_rows_and_blends(run, arena, tmp_path):
     rows, prior = ["--train", arena / "train.csv", "--folds", 2], ["train", "--preset", "prior"]
     settings = ["--set", "model.term_penalties=10", "--set", "model.structure_penalties=100"]
@@ -347,6 +348,7 @@ def test_errors_of_the_system_are_one_line(run, artifact, arena, tmp_path):
     assert os.listdir() == ["file"]
 
 
+@pytest.mark.slow
 def test_names_and_terminals_that_are_not_utf8(arena, tmp_path):
     rows = tmp_path / os.fsdecode(b"caf\xe9.csv")
     shutil.copy(arena / "train.csv", rows)

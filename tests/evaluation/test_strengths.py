@@ -55,6 +55,7 @@ def test_the_order_is_told_from_the_strength():
     assert ranking["strength"].abs().max() < 1e-3
 
 
+@pytest.mark.slow
 def test_recovers_the_generators_strengths():
     arena = make_arena(6_000, seed=3)
     ranking, metrics = model_strengths(arena.train)

@@ -154,6 +154,7 @@ def single(artifact, pairs):
     return artifact.models[0].single_order().predict_proba(pairs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "classes"), [*((kind, 3) for kind in RECIPES), *TWO_CLASSES])
 def test_the_card_s_example_predicts_the_same(
     kind, classes, trained, few, tmp_path, monkeypatch, capsys

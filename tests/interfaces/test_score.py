@@ -223,6 +223,7 @@ def test_a_named_format_takes_lines_as_they_are(artifact, lines):
     assert made[1]["response_b"] == '["b"]'
 
 
+@pytest.mark.slow
 def test_single_responses_get_the_implicit_reward(decoder_folder, pairs, arena, lines, tmp_path):
     pytest.importorskip("peft")
     options = (

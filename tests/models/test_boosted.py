@@ -137,6 +137,7 @@ def test_few_prompts_choose_nothing(pairs, monkeypatch):
     assert build("model.rounds=2").fit(pairs, labels_of(pairs)).report_["rounds"] == 2
 
 
+@pytest.mark.slow
 def test_the_selection_is_the_same_for_the_same_seed_and_resumes(pairs, tmp_path, monkeypatch):
     pytest.importorskip("lightgbm")
     labels = labels_of(pairs)

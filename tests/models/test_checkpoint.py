@@ -195,6 +195,7 @@ def hashed(monkeypatch):
     return read
 
 
+@pytest.mark.slow
 def test_a_base_is_hashed_once_by_a_process_and_its_children(base, hashed):
     digest = base_digest(base)
     assert base_digest(base) == digest

@@ -181,6 +181,7 @@ def test_probabilities(predicted, rows):
     check_probabilities(predicted, len(rows))
 
 
+@pytest.mark.slow
 def test_every_entry_reads_a_callers_frame_as_a_file(model, family, rows, arena):
     raw, read = pd.read_csv(arena / "test.csv")[:8], read_pairs(arena / "test.csv")[:8]
     plain = read.assign(

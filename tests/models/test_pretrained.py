@@ -561,6 +561,7 @@ def test_an_encoder_without_the_tokens_that_it_names_is_refused(names, folder_of
         encoder(folder).fit(few, labels_of(few))
 
 
+@pytest.mark.slow
 def test_a_padding_token_beyond_the_embeddings_is_not_used_by_a_decoder(folder_of, few):
     folder = with_weights(folder_of(llama_3))
     before = decoder(folder).fit(few, labels_of(few)).predict_proba(few)

@@ -120,6 +120,7 @@ def test_a_text_that_spells_a_special_token_is_read_as_plain_characters(encoder)
     assert embed(encoder, ["[SEP]"])["[SEP]"].tokens.sum() > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "values"),
     [

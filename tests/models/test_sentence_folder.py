@@ -297,6 +297,7 @@ def test_the_folders_default_instruction_unless_another_is_set(prompted):
         FrozenEncoder(folder, None, "", "qurey")
 
 
+@pytest.mark.slow
 def test_saved_with_its_instructions(prompted, tmp_path):
     folder = prompted(prompts={"query": "Find: ", "document": ""}, default_prompt_name="query")
     for number, options in enumerate([(), ("document", "document"), ("", "Found at last: ")]):
@@ -307,6 +308,7 @@ def test_saved_with_its_instructions(prompted, tmp_path):
         assert (again.digest, again.instructions) == (encoder.digest, encoder.instructions)
 
 
+@pytest.mark.slow
 def test_the_digest_covers_the_instructions(prompted):
     digests = {
         FrozenEncoder(prompted(prompts={"query": text}), None, *options).digest

@@ -52,6 +52,7 @@ def test_a_test_file_has_neither_labels_nor_models(arena, tmp_path, capsys, undr
     assert "(the file has no labels)" in (tmp_path / "out" / "index.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_format_without_ties_has_none_to_show(arena, tmp_path, monkeypatch):
     def read_without_ties(path, format=None):
         pairs, faults = read_faulty(path, format)

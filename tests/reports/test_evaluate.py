@@ -134,6 +134,7 @@ def test_a_model_with_ties_on_rows_without_any(artifacts, pairs, caplog):
     assert "which these rows lack; their P(tie) counts in their log loss" in caplog.text
 
 
+@pytest.mark.slow
 def test_folders_and_frames_as_well_as_files(artifacts, arena, pairs):
     folders = [artifact.folder for artifact in artifacts]
     by_file, _ = evaluate([str(folders[0])], arena / "train.csv")

@@ -113,6 +113,7 @@ def test_an_artifact_that_is_named_twice_is_asked_once(slow, monkeypatch):
     assert degraded == []
 
 
+@pytest.mark.slow
 def test_the_time_limit_of_an_artifact_bounds_predict_and_no_metric(pairs, tmp_path):
     pytest.importorskip("torch")
     micro = ["model.max_length=32", "model.scratch_hidden_size=8", "model.scratch_vocabulary=300"]
@@ -146,6 +147,7 @@ def test_the_time_limit_of_an_artifact_bounds_predict_and_no_metric(pairs, tmp_p
     assert metrics["differences"][0]["log_loss"] == pytest.approx(0, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_raw_frame_is_predicted_as_the_file(folds_artifact, arena, tmp_path):
     one = train(SPARSE, arena / "train.csv", tmp_path / "one")
     prior = train(load_config("prior"), arena / "train.csv", tmp_path / "prior", folds=3)

@@ -99,6 +99,7 @@ def test_an_encoder_starts_with_the_weights_and_the_tokenizer(first, parts, tmp_
     assert np.abs(moved.predict_proba(test) - expected).max() > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["llama-3.2-1b-lora", "llama-3.2-1b-dpo"])
 def test_a_decoder_starts_with_adapter_and_head(decoder_folder, parts, tmp_path, preset):
     options = [*DECODER, f"model.backbone={decoder_folder()}"]

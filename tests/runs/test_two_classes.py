@@ -101,6 +101,7 @@ def test_ties_are_refused_with_their_rows(arena, pairs, decided, without_column,
     assert train(config("prior", TWO), tmp_path / "weighted.csv", tmp_path / "b").prior[2] == 0
 
 
+@pytest.mark.slow
 def test_a_blend_rules_ties_out_exactly(two, decided, tmp_path):
     rows = read_pairs(decided)
     for mean in ("arithmetic", "geometric"):
@@ -142,6 +143,7 @@ def test_a_student_without_ties_learns_what_its_teacher_thinks_of_the_others(
             taught(read_training_rows(decided), [Teacher(teacher)])
 
 
+@pytest.mark.slow
 def test_an_evaluation_has_no_ties_to_show(two, three, arena, decided, caplog):
     metrics, tables = evaluate(two[:1], read_pairs(decided))
     assert "P(tie)" not in caplog.text

@@ -152,6 +152,7 @@ def test_a_training_on_other_rows_or_folds_is_not_taken_for_this_one(compared, a
             compare(VARIANTS, csv, out, folds=2)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("in_this_process")
 def test_a_training_from_another_backbone_of_that_name_is_not_taken_for_this_one(
     arena, sentence_encoder, tmp_path
@@ -211,6 +212,7 @@ def train_or_die(config, train_csv, folder, *rest):
     run_training(config, train_csv, folder, *rest)
 
 
+@pytest.mark.slow
 def test_each_training_has_a_process_and_one_that_is_killed_is_named(arena, tmp_path, monkeypatch):
     monkeypatch.setattr(comparison, "run_training", train_or_die)
     with pytest.raises(

@@ -177,6 +177,7 @@ def test_the_memory_is_bounded(monkeypatch):
     assert "y" * 65 + "é" not in clean.token_memo()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_several_processes_say_the_same(monkeypatch):
     texts = [f"the {word}s and don't ❤️" for word in NOUNS] * 3

@@ -235,6 +235,7 @@ else:
 """
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one(task, tmp_path):
     launched(TWO_PROCESSES, tmp_path, 2, tmp_path / "rank")
     found, other = (np.load(tmp_path / f"rank{rank}.npz") for rank in (0, 1))

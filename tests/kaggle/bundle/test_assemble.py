@@ -65,6 +65,7 @@ def own(built, tmp_path) -> Path:
     return Path(shutil.copytree(built, tmp_path / "bundle"))
 
 
+@pytest.mark.slow
 def test_the_same_input_gives_the_same_bytes(built, tmp_path):
     """From a copy of the checkout with other times, other modes and what tools leave behind."""
     other = tmp_path / "checkout"

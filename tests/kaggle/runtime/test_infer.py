@@ -170,7 +170,14 @@ def test_a_model_without_ties_does_not_predict_where_there_are_some(infer):
 
 @pytest.mark.parametrize(
     "error",
-    [InputError("a weight is missing"), MemoryError("too large"), SystemExit("a library gave up")],
+    sampled(
+        [
+            InputError("a weight is missing"),
+            MemoryError("too large"),
+            SystemExit("a library gave up"),
+        ],
+        every=3,
+    ),
 )
 def test_an_artifact_that_fails_leaves_the_others_alone(infer, caplog, error):
     tree = infer(error, StandIn(B), StandIn(A, "every", SystemExit("bye")))
@@ -311,6 +318,7 @@ def test_nobody_looks_for_a_gpu_where_no_model_uses_one(infer, monkeypatch):
     assert infer(StandIn(A)).status["predicted"] == 8
 
 
+@pytest.mark.slow
 def test_what_a_quick_model_leaves_over_goes_to_a_slow_one(infer, monkeypatch):
     clock = Clock()
     slow = Slow(A, clock, 10, half=Slow(B, clock, 5))
@@ -353,6 +361,7 @@ def test_a_row_that_one_member_cannot_is_the_others(infer, new_tree):
     assert tree.submission() == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_a_real_blend_is_what_it_is_by_itself(arena, new_tree):
     """The artifacts that `humanpref blend` and training by folds leave, against the command line's
     way."""

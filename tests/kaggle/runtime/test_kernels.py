@@ -24,6 +24,7 @@ from humanpref.kaggle.runtime import inputs, launch
 from humanpref.runs import engine, schedule, workers
 from humanpref.schema import ID
 
+from ..sampled import sampled
 from ..tree import INFER, TRAIN, Tree, copy_dataset, write_manifest
 
 
@@ -171,7 +172,7 @@ def test_a_wheel_that_kaggle_unpacked(new_tree, wheels, fresh):
 # what can go wrong
 
 
-@pytest.mark.parametrize("source", ["artifact", "train.parquet", "a half each"])
+@pytest.mark.parametrize("source", sampled(["artifact", "train.parquet", "a half each"], every=3))
 def test_the_fallback_of_a_competition_that_asks_for_the_winner(new_tree, bare, source):
     pytest.importorskip("pyarrow")
     files = read_competition(None, None, rules=COMPETITIONS[WSDM])

@@ -171,6 +171,7 @@ def test_records_that_were_lost(run, service, folder):
     assert [len(service.kernels[name]) for name in (TRAIN, INFER)] == [2, 1]
 
 
+@pytest.mark.slow
 def test_lost_records_and_the_inference_kernel_alone(run, service, folder):
     """What it mounts is taken up as well, so that it is the same push and the same submission."""
     assert run(*PUSH).code == 0
@@ -285,9 +286,9 @@ def test_a_new_bundle_is_trained_and_submitted_whether_its_version_is_told_or_no
     assert len(service.kernels[TRAIN]) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "call",
-    sampled(["DatasetApiService/GetDataset", "KernelsApiService/GetKernel", DOWNLOAD], every=6),
+    "call", ["DatasetApiService/GetDataset", "KernelsApiService/GetKernel", DOWNLOAD]
 )
 @pytest.mark.parametrize(
     "reply", [refusal(403, "Permission was denied"), refusal(404, "Not found")]
@@ -302,7 +303,8 @@ def test_what_was_pushed_is_not_pushed_again_for_one_refusal(run, service, call,
     assert_sent(service, submissions=0)
 
 
-@pytest.mark.parametrize("call", sampled([STATUS, VERSION, SAVE_KERNEL], every=6))
+@pytest.mark.slow
+@pytest.mark.parametrize("call", [STATUS, VERSION, SAVE_KERNEL])
 def test_no_old_score_for_a_new_bundle(run, service, folder, call):
     """However far the push of the new one came."""
     assert run(*PUSH).code == 0
@@ -449,8 +451,8 @@ def test_a_key_is_not_uploaded(run, service, folder, place):
             (SUBMIT, 1),
             ("CompetitionApiService/GetSubmission", 1),
         ],
-        every=8,
-        first=2,
+        every=12,
+        first=6,
     ),
 )
 def test_killed_and_given_again(run, commands, service, folder, call, count, done):
@@ -483,6 +485,7 @@ def test_nothing_is_inferred_from_training_that_is_not_finished(run, service):
     assert run("output", "--train").code == 0
 
 
+@pytest.mark.slow
 def test_finished_folds_of_training_that_ran_out_of_time(run, service):
     """They are used where the user says so, at every step, and only where they are an artifact."""
     told = "UNFINISHED: stopped after 41400 s: only 3 of 5 models were trained"
@@ -503,6 +506,7 @@ def test_finished_folds_of_training_that_ran_out_of_time(run, service):
     assert [len(service.kernels[name]) for name in (TRAIN, INFER)] == [1, 1]
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_an_earlier_version(run, commands, service, folder):
     """As the documentation has it: the kernel mounts a version of itself. Killed on the way, it is
     not pushed twice."""
