@@ -192,6 +192,7 @@ def test_scikit_learn_predicts_out_of_fold(quick, few, classes):
         np.testing.assert_allclose(made[judged], fitted.predict_proba(few.iloc[judged]), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_scikit_learn_searches_the_options(quick, few, classes):
     grid = GRIDS[quick.family]
     search = GridSearchCV(quick, grid, cv=GroupKFold(2))
@@ -221,6 +222,7 @@ def test_the_examples_hold():
     assert found.failed == 0
 
 
+@pytest.mark.slow
 def test_a_row_of_weight_0_is_the_same_as_none(pairs):
     """Its words are in no vocabulary, and its prompt is in no inner fold."""
     labels, weights = labels_of(pairs), np.arange(len(pairs)) % 3 / 2

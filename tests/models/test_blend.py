@@ -261,6 +261,7 @@ def test_extra_rows_are_learned_and_judge_nothing(pairs, monkeypatch):
     assert model.predict_proba(pairs)[0, 0] < model.members_[0].predict_proba(pairs)[0, 0] - 0.02
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", ["no folder", "empty", "no tokenizer", "no weights"])
 def test_a_wrong_sentence_encoder_is_found_before_anything_is_fitted(
     sentence_encoder, arena, tmp_path, monkeypatch, wrong

@@ -283,6 +283,7 @@ def test_the_same_seed_gives_the_same_model(predicted, family, rows):
     np.testing.assert_allclose(again.predict_proba(rows), predicted, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_hard_labels_as_numbers_equal_one_hot(family, rows):
     few = rows[:20].reset_index(drop=True)
     hot = build_model(CONFIGS[family]).fit(few, labels_of(few)).predict_proba(few)
@@ -307,6 +308,7 @@ def test_soft_labels(family, rows):
         assert mean[2] == pytest.approx(0.5, abs=0.01 if family == "boosted" else 1e-3)
 
 
+@pytest.mark.slow
 def test_weight_two_equals_the_row_twice(family, rows):
     few = rows[:12].reset_index(drop=True)
     doubled = pd.concat([few, few[:3]], ignore_index=True)

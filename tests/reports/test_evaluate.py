@@ -172,6 +172,7 @@ def test_the_worst_rows_open_with_both_answers(artifacts, write_csv, tmp_path, u
     assert (found["fits"], found["wide"], found["opened"], found["details"]) == (True, [], 0, 20)
 
 
+@pytest.mark.slow
 def test_long_names_and_many_artifacts_fit_on_a_screen(evaluated, tmp_path, undrawn):
     pytest.importorskip("matplotlib")
     metrics, tables = evaluated

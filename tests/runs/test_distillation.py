@@ -205,6 +205,7 @@ def mirrored(model, pairs):
     return (first + second[:, [1, 0, 2]]) / 2
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not HAS_TORCH, reason="needs torch")
 def test_soft_labels_are_averaged_over_both_orders(one_sided, arena, pairs):
     new = read_pairs(arena / "test.csv")[:8]

@@ -217,6 +217,7 @@ def test_a_blend_takes_the_hours_of_its_frozen_members():
         of("cpu-best", 'model.members=["sparse", "deberta-best"]')
 
 
+@pytest.mark.slow
 def test_an_embedding_artifact_has_the_shape_of_its_own_encoder(pairs, sentence_encoder, tmp_path):
     from humanpref.runs.train import train
 

@@ -99,6 +99,7 @@ def test_one_model_merged_predicts_the_same(folds, arena, tmp_path):
     np.testing.assert_allclose(after, before, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", [("rslora",), ("lora", "tokens", "model.max_length=128")])
 def test_a_base_that_contains_the_adapter_predicts_the_same(folds, arena, tmp_path, recipe):
     artifact = folds(*recipe)

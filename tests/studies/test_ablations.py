@@ -129,6 +129,7 @@ def test_the_softmax_ablation(pairs, tmp_path, monkeypatch, runs):
             assert same[column] == pytest.approx(plain[column], abs=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("in_this_process")
 def test_the_preprocessing_ablation_counts_terms(arena, tmp_path, monkeypatch):
     variants = [

@@ -10,6 +10,7 @@ from humanpref.kaggle.acceptance.setting import Setting
 CHECKS = ["memory", "training", "inference"]
 
 
+@pytest.mark.slow
 def test_nothing_is_judged_in_a_quick_run():
     rows = list(speed.speed(Setting(quick=True), "deberta-best"))
     assert [row.check for row in rows] == CHECKS

@@ -203,6 +203,7 @@ def test_other_weights_than_those_packed_last_are_not_taken(own, backbone, tmp_p
         resolve(run, tmp_path / "input")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {"shards": 3}, {"_use_new_zipfile_serialization": False}])
 def test_a_publishers_bin_is_packed_as_safetensors(own, backbone, settings):
     state = publish(backbone, **settings)

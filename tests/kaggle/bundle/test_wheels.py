@@ -211,6 +211,7 @@ def test_a_lock_is_read_as_it_was_written(tmp_path):
     assert text.count("fast==1.0") == 1
 
 
+@pytest.mark.slow
 def test_our_tags_are_pips(tmp_path, monkeypatch):
     """What we call fitting, pip takes; what we refuse, it refuses."""
     only_from(monkeypatch, tmp_path / "index")
