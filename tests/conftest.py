@@ -57,6 +57,12 @@ def pytest_collection_finish():
     gc.freeze()
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _frozen():
+    """Spare them what was imported and made for other files, too."""
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _no_network():
     """Refuse every connection of the test process that leaves the machine."""
