@@ -74,3 +74,34 @@ def test_a_name_without_its_path(folder):
 def test_only_backbones_change_in_a_configuration():
     values = {"seed": 1, "model": {"backbone": "", "question": "/a or b?", "answers": ["/x"]}}
     assert public_config(values) == values
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("embedding model.backbone=/a/b seed=1", "embedding model.backbone=./b seed=1"),
+        ("embedding 'model.backbone=/a b/c' seed=1", "embedding 'model.backbone=./c' seed=1"),
+        ('embedding model.backbone="/a b/c" seed=1', 'embedding model.backbone="./c" seed=1'),
+        (r"embedding model.backbone=/a\ b/c seed=1", "embedding model.backbone=./c seed=1"),
+        ("embedding model.backbone=owner/name", "embedding model.backbone=owner/name"),
+        ("it's in model.backbone", "it's in model.backbone"),
+        (
+            'model.members=["sparse", "embedding model.backbone=/a/b", "boosted"]',
+            'model.members=["sparse", "embedding model.backbone=./b", "boosted"]',
+        ),
+        (
+            r'model.members=["embedding \"model.backbone=/a b/c\" seed=1", "boosted"]',
+            r'model.members=["embedding \"model.backbone=./c\" seed=1", "boosted"]',
+        ),
+        (
+            r'model.members=["embedding model.backbone=\"/a b/c\"", "boosted"]',
+            r'model.members=["embedding model.backbone=\"./c\"", "boosted"]',
+        ),
+        (
+            r"""model.members=["embedding model.backbone='/a b/c'", "boosted"]""",
+            r"""model.members=["embedding model.backbone='./c'", "boosted"]""",
+        ),
+    ],
+)
+def test_the_backbone_of_a_blends_member(text, expected):
+    assert public_config(text) == expected

@@ -54,8 +54,23 @@ def public_config(values: Any) -> Any:
     if isinstance(values, list):
         return [public_config(value) for value in values]
     if isinstance(values, str):
-        return re.sub(r"(?<=\bmodel\.backbone=)\S+", lambda found: public_name(found[0]), values)
+        return _MEMBER_BACKBONE.sub(_public_backbone, values)
     return values
+
+
+_MEMBER_BACKBONE = re.compile(
+    r"""(?:(\\*["'])model\.backbone=(?P<around>.*?)(?=\1)"""
+    r"""|\bmodel\.backbone=(\\*["'])(?P<quoted>.*?)(?=\3)"""
+    r"""|\bmodel\.backbone=(?P<plain>(?:\\+\s|[^\s"'\\])+))"""
+)
+"""The backbone in the text of a blend's member, or in a command line that contains such a text.
+Quotes are around the setting, around the backbone or absent; inside other quotes, they are escaped.
+"""
+
+
+def _public_backbone(found: re.Match[str]) -> str:
+    start, end = (position - found.start() for position in found.span(found.lastgroup))
+    return found[0][:start] + public_name(found[found.lastgroup]) + found[0][end:]
 
 
 def remember(digest: str, folder: Path) -> None:

@@ -67,7 +67,7 @@ class BlendModel(Model, family="blend"):
     def learn(self, rows: Labelled, validation: Validation | None, checkpoint: Path | None) -> None:
         options: BlendOptions = self.config.model
         members, progress = self._member_configs(), _Progress(checkpoint)
-        facts: list[dict[str, Any]] = [{"member": name} for name, _ in members]
+        facts: list[dict[str, Any]] = [{"member": public_config(name)} for name, _ in members]
         splits = inner_splits(rows.pairs, options.folds, self.config.seed, rows.labels)
         if splits:
             probabilities, held_out = _out_of_fold(self._unfitted, members, rows, splits, progress)
@@ -95,7 +95,8 @@ class BlendModel(Model, family="blend"):
         self.blend_ = dataclasses.replace(blend, weights=blend.weights[kept])
         for correction in cases:
             logger.info("blend: %s", describe_correction(correction))
-        left_out = [text for text in options.members if text not in dict(members)]
+        used = dict(members)
+        left_out = [public_config(text) for text in options.members if text not in used]
         self.report_ = {
             "blend": {**blend.facts(), "corrections": cases, "members": facts, "left_out": left_out}
         }
