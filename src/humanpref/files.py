@@ -139,8 +139,8 @@ def write_whole(path: str | Path) -> Iterator[TextIO]:
 
 
 def _claim(path: Path, create: Callable[[Path], Any], held: contextlib.ExitStack) -> Path:
-    """Create and lock a temporary file or folder next to `path`; `held` will remove it. Until it is
-    locked, another process may take it for abandoned and remove it. In that case, create a new
+    """Create and lock a temporary file or folder next to `path`, and make `held` remove it. Another
+    process may take it for abandoned and remove it before it is locked. In that case, create a new
     one."""
     while True:
         place = path.with_name(f"{_prefix(path)}{secrets.token_hex(4)}{UNFINISHED}")

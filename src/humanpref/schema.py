@@ -59,7 +59,7 @@ def counted(number: int, noun: str, ending: str = "s") -> str:
 
 @contextlib.contextmanager
 def refuse_failures(message: str | Callable[[BaseException], str]) -> Iterator[None]:
-    """Raise any exception within the block as an InputError, except those for a lack of memory.
+    """Convert any exception in the block, except a lack of memory, to an InputError.
 
     This is for blocks in which a library reads files from somebody else: if the files are damaged,
     the library may raise almost any exception.

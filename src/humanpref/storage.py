@@ -55,8 +55,8 @@ def not_written(path: str | Path, failure: OSError) -> InputError:
 
 @contextlib.contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Raise a `storage_failure` within the block as an InputError that names `path`, unless the
-    failure names a file outside the folder that contains `path`."""
+    """Convert a `storage_failure` in the block to an InputError that names `path`. A failure that
+    names a file outside the folder of `path` is raised unchanged."""
     try:
         yield
     except Exception as error:

@@ -152,7 +152,7 @@ def test_weights_that_predict_nothing_are_refused(saved, tmp_path):
     state = load_file(folder / "model.safetensors")
     full = {name: torch.full_like(tensor, 3e38) for name, tensor in state.items()}
     save_file(full, folder / "model.safetensors")
-    with pytest.raises(InputError, match=r"cannot be used.*it predicts \[\[nan"):
+    with pytest.raises(InputError, match=r"cannot be used.*expected probabilities, got \[\[nan"):
         load_model(folder)
 
 

@@ -24,7 +24,7 @@ def test_weighted_rates_by_hand(pairs, tmp_path):
 def test_rates_that_are_no_probabilities_are_refused(pairs, tmp_path, rates):
     PriorModel().fit(pairs[:3], [0, 1, 2]).save(tmp_path)
     save_arrays(tmp_path / "model.safetensors", {"rates": np.array(rates)})
-    with pytest.raises(InputError, match=r"cannot be used.*it predicts"):
+    with pytest.raises(InputError, match=r"cannot be used.*expected probabilities, got"):
         load_model(tmp_path)
 
 

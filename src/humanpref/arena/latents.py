@@ -8,7 +8,7 @@ from scipy.special import expit
 
 from humanpref.arena.vocabulary import KINDS, MODELS, TEXT, TOPICS, WORDS
 
-_MAX_WORDS = 6_000  # in an answer, or pasted into a prompt
+_MAX_WORDS = 6_000  # maximum words in an answer, or pasted into a prompt
 _MARKED_SHARE = 0.24  # share of an answer's words that show its quality
 _TOPICAL_SHARE = 0.20  # share of an answer's words that belong to a topic
 
@@ -18,7 +18,8 @@ def draw_models(rows: int, rng: Generator) -> np.ndarray:
     `MODELS`, (rows, 2)."""
     arrival = rng.exponential(size=(rows, len(MODELS))) / MODELS["popularity"].to_numpy()
     first_two = np.argsort(arrival, axis=1)[:, :2]
-    return rng.permuted(first_two, axis=1)  # otherwise A would tend to be the more popular model
+    # Unless permuted, A would tend to be the more popular model.
+    return rng.permuted(first_two, axis=1)
 
 
 def draw_owners(rows: int, rng: Generator) -> np.ndarray:
@@ -50,7 +51,8 @@ def draw_conversations(count: int, rng: Generator) -> pd.DataFrame:
     thing, other : the two numbers of a sum, or the indices of the two things compared; always
         different
     comparison : index in the list of comparisons
-    twist : 1 if a comparison asks for the opposite word, otherwise 0; it also selects the wrong sum
+    twist : 0 or 1; with 1, a comparison asks for the opposite word, and a sum's wrong answer is
+        higher (cyclically) than the right one rather than lower
     language, topic : indices in the lists of languages and topics
     subjects : number of topic words in the first turn
     pasted : number of words pasted at the end of the first turn

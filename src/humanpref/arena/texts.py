@@ -127,7 +127,7 @@ def write_answer(conversation: Any, answer: Any, rng: Generator) -> list[str | N
 
 
 def _sometimes_break(turns: list[str], rng: Generator) -> list[str]:
-    """Return the turns; rarely, with a lone surrogate appended to the first."""
+    """Return the turns. In one case in a thousand, append a lone surrogate to the first one."""
     return [turns[0] + _SURROGATE, *turns[1:]] if rng.random() < 0.001 else turns
 
 

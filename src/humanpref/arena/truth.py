@@ -12,7 +12,7 @@ from scipy.special import entr
 from humanpref.arena.vocabulary import KINDS
 from humanpref.schema import LABEL_COLUMNS
 
-_IDENTICAL_NU = 2.7  # P(tie) = 0.88
+_IDENTICAL_NU = 2.7  # identical answers tie with a probability of 0.88
 
 
 def _quality(answers: pd.DataFrame) -> pd.Series:

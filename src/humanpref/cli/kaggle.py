@@ -42,7 +42,7 @@ def add(commands: Any) -> None:
 
 
 def add_dry_run(group: Any) -> None:
-    """Add `dry-run`."""
+    """Add the command `dry-run` to the group."""
     text = "run both kernels here as Kaggle would, offline, and check the submission"
     command = add_command(group, "dry-run", dry_run, text)
     add_path(command, "--train", "ROWS", "labeled rows (default: the synthetic arena)")
@@ -80,7 +80,7 @@ def add_dry_run(group: Any) -> None:
 
 
 def add_bundle(group: Any) -> None:
-    """Add `bundle`."""
+    """Add the command `bundle` to the group."""
     text = "stage the wheel dataset and the kernels for a push"
     command = add_command(group, "bundle", bundle, text)
     add_competition(command)
@@ -107,13 +107,13 @@ def add_bundle(group: Any) -> None:
 
 
 def add_competition(command: Any) -> None:
-    """Add `--competition`."""
+    """Add the option `--competition` to a command."""
     text = f"one of {', '.join(COMPETITIONS)} (default {DEFAULT})"
     add_option(command, "--competition", "SLUG", text, default=DEFAULT)
 
 
 def add_image(command: Any) -> None:
-    """Add `--image`."""
+    """Add the option `--image` to a command."""
     text = "`pip freeze` of Kaggle's image (default wheels/image.txt)"
     add_path(command, "--image", "FREEZE", text)
 

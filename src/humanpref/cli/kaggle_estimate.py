@@ -1,4 +1,4 @@
-"""`humanpref kaggle estimate`: the memory and the hours of a run on Kaggle, before it starts."""
+"""`humanpref kaggle estimate`: estimate the memory and the hours that a run will take on Kaggle."""
 
 import argparse
 from pathlib import Path
@@ -57,8 +57,9 @@ def print_lines(name: str, found: Any) -> None:
 
 
 def read_lengths(options: argparse.Namespace, backbone: str = "") -> Any:
-    """Return the lengths of the rows in the files, by the backbone's tokenizer if it is a folder;
-    None without files."""
+    """Return the lengths of the rows in the files of `--train` and `--test`, or None if neither is
+    given. Tokens are counted with the tokenizer in the folder `backbone`; if there is no such
+    folder, they are estimated from characters."""
     from humanpref.data import read_pairs
     from humanpref.runs.lengths import Lengths, approximate_tokens, text_lengths
 

@@ -97,7 +97,8 @@ def service(options: argparse.Namespace) -> Any:
 
 
 def competition_of(records: Any, named: str | None) -> str:
-    """Return the slug that the user named, or that of the inference kernel pushed from here."""
+    """Return the slug of the competition: the one that the user named, if any, otherwise the one
+    for which the inference kernel was pushed from here, otherwise the default."""
     return named or records["infer"].get("competition", DEFAULT)
 
 

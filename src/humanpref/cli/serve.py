@@ -1,4 +1,4 @@
-"""`humanpref serve`: a judge over HTTP."""
+"""`humanpref serve`: serve a judge over HTTP."""
 
 import argparse
 import logging

@@ -51,12 +51,12 @@ def add_path(
 
 
 def add_overrides(command: Any, text: str = "override options, e.g. training.epochs=3") -> None:
-    """Add `--set`."""
+    """Add the option `--set` to a command."""
     add_option(command, "--set", "KEY=VALUE", text, nargs="+", action="extend", default=[])
 
 
 def add_format(command: Any, text: str = "the format of the rows (default: detected)") -> None:
-    """Add `--format`."""
+    """Add the option `--format` to a command."""
     command.add_argument("--format", choices=FORMATS, help=text)
 
 
@@ -74,8 +74,8 @@ def format_and_rows(text: str) -> tuple[str | None, str]:
 
 
 def unlabeled_rows(text: str) -> Any:
-    """Return a source of rows from [FORMAT:]ROWS. If a format is named, this is the rows
-    themselves, read without their labels; otherwise, it is their path."""
+    """Return the rows that [FORMAT:]ROWS names. If it names a format, they are read, without their
+    labels; otherwise, only their path is returned."""
     from humanpref.data import read_pairs
 
     format, rows = format_and_rows(text)

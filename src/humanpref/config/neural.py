@@ -236,8 +236,8 @@ class LoopOptions(HoldOut):
     """Peak learning rate of the head; if `none`, `learning_rate`. Not available for `dpo`, which
     has no head."""
     layer_decay: Annotated[float, Bound("a number in (0, 1]", lambda value: 0 < value <= 1)] = 1.0
-    """The learning rate of a backbone layer is that of the layer above it, multiplied by this
-    factor."""
+    """The learning rate of each backbone layer is this factor times the learning rate of the layer
+    above it."""
     warmup: Share = 0.0
     """Share of the steps over which the learning rate rises from 0."""
     weight_decay: NonNegative = 0.01

@@ -33,7 +33,7 @@ from humanpref.schema import (
 logger = logging.getLogger(__name__)
 
 _IDS = (ID, QUESTION_ID)
-"""The names of the column of ids."""
+"""The names that the column of ids may have."""
 _HEAD_ROWS = 50
 """Number of rows that decide which form the texts have."""
 DRAWN = (
@@ -237,8 +237,8 @@ def _plan(
 
 
 def _head(rows: Iterator[Cells], texts: int) -> list[Cells]:
-    """Return the first `_HEAD_ROWS` rows, or all rows up to the first one whose texts have a form
-    if that comes later."""
+    """Return the first `_HEAD_ROWS` rows. If their texts are all empty or missing, so that they
+    show no form, also return the following rows up to the first one that shows a form."""
     head: list[Cells] = []
     decided = False
     for cells in rows:
@@ -292,9 +292,8 @@ def _frame(rows: Iterable[Cells], parser: RowParser) -> pd.DataFrame:
 
 
 def _tell(table: Table, parser: RowParser, name: str, pairs: pd.DataFrame, level: int) -> None:
-    """Log one line at this level about the rows and how they were understood, and warnings if
-    prompts are empty or if an answer is empty because it is also the beginning of the other
-    text."""
+    """Log one line, at this level, about the rows and how they were read. Log warnings about empty
+    prompts and, for `chosen` and `rejected` texts without a prompt column, about empty answers."""
     plan = parser.plan
     known = {*LABEL_COLUMNS, WINNER, *PAIR} & {*table.columns}
     unread = ", labels not read" if known else ", no labels"

@@ -94,8 +94,8 @@ class RowParser:
     table: Table
     plan: Plan
     lenient: bool
-    """Whether a malformed text is taken as one turn and, unless faults are kept, an id may be
-    repeated; otherwise, such a row is refused."""
+    """Whether to take a malformed text as one turn instead of refusing its row. Unless faults are
+    kept, this also allows repeated ids."""
     keep_faults: bool
     """Whether to collect all faults in `faults`. If False, some are repaired without a warning, and
     the others are raised or logged."""

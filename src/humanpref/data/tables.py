@@ -73,8 +73,8 @@ class Table:
     row cannot be used. None for any other kind of source."""
 
     def place_of(self, number: int) -> tuple[str, int]:
-        """Return the file that holds a row that has been read, and the row's number in that file,
-        given its number in the table. Both are counted from 1."""
+        """Given a row's number in the table, return the name of its file and its number in that
+        file. Both numbers count from 1. The row must already have been read."""
         found = (0, self.name)
         for start in self.starts:
             found = start if start[0] < number else found

@@ -116,8 +116,8 @@ def _write_model(
     folder: Path,
     source: Path,
 ) -> dict[str, Any]:
-    """Write the plain weights, configuration and tokenizer, and return the values that the card
-    shows. This modifies the model's base."""
+    """Write the plain weights, configuration and tokenizer, and return the values that the folder's
+    README.md shows. This modifies the model's base."""
     tokenizer, template, options = model.tokenizer_, model.template(), model.model
     base = model.merge_adapter().cpu()
     plain = base if tokens else _classifier(base, model.module_.head[-1], classes, source)
@@ -130,7 +130,7 @@ def _write_model(
     plain_tokenizer(tokenizer, fixed, padding, options.max_length).save_pretrained(folder)
     config, path = folder / "config.json", folder / "tokenizer_config.json"
     write_json(config, _with_older_names(read_json(config)))
-    # The name of this class in transformers 4, which reads tokenizer.json as it is.
+    # transformers 4 has a class of this name, which reads tokenizer.json as it is.
     write_json(path, read_json(path) | {"tokenizer_class": "PreTrainedTokenizerFast"})
     calibration = model.module_.calibration.tolist() if tokens else [1.0, 0.0, 0.0, 0.0]
     count = len(classes)
@@ -150,7 +150,7 @@ def _write_model(
         "fixed_tokens": template.around() + sum(len(template.before[part]) for part in (A, B)),
         "swap_average": model.inference.swap_average,
         "padding": repr(tokenizer.convert_ids_to_tokens(padding)),
-        # With any other attention implementation, transformers silently omits the cap.
+        # Only eager attention caps the scores; transformers silently omits the cap in all others.
         "eager": getattr(base.config, "attn_logit_softcapping", None) is not None,
     }
 
@@ -218,8 +218,8 @@ def _classifier(
 
 
 def _with_older_names(config: dict[str, Any]) -> dict[str, Any]:
-    """Add the options of the rotary embeddings under the names that transformers 4, and servers
-    built on it, read.
+    """Also write the options of the rotary embeddings under their names in transformers 4, which
+    servers built on it expect.
 
     Transformers 5 writes these options under `rope_parameters`, in some models separately for each
     type of attention. Older versions ignore this key and silently use the defaults of the model's
@@ -251,8 +251,8 @@ def _texts(fixed: FixedText, pairs: pd.DataFrame) -> list[str]:
 def _same_tokens(
     model: DecoderModel, fixed: FixedText, tokenizer: Any, pairs: pd.DataFrame
 ) -> bool:
-    """Return whether a tokenizer gives each formatted text, as a whole, the tokens that the model
-    reads."""
+    """Return whether a tokenizer splits each formatted text, read as a whole, into the same tokens
+    as the model, which tokenizes its parts separately."""
     parts = [row[0].ids.tolist() for row in model.inputs(pairs).sequences]
     return [tokenizer(text).input_ids for text in _texts(fixed, pairs)] == parts
 

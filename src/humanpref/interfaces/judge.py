@@ -208,8 +208,8 @@ def _packaged() -> Judge:
 
 
 def _one_row(texts: tuple[Text, Text, Text]) -> Columns:
-    """Return the texts of one pair as the columns of a pairs frame. pandas is imported only if
-    the texts are neither certainly plain nor certainly lists of strings."""
+    """Return the texts of one pair as the columns of a pairs frame. pandas is imported only if the
+    texts must be parsed or repaired."""
     row = dict(zip(TEXT_COLUMNS, texts, strict=True))
     if all(isinstance(text, str) for text in texts):
         # They are parsed as JSON lists of turns only if all of them look like such lists.

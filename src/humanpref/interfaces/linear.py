@@ -97,10 +97,10 @@ def probabilities_of(shares: Shares) -> np.ndarray:
 def _columns(
     values: dict[str, list[float]], names: tuple[str, ...], numbers: tuple[str, ...]
 ) -> dict[str, np.ndarray]:
-    """Return one array for each of the `numbers` (such as `scale`), with the number's value for
-    every feature, (features,) float64."""
+    """Return, for each name in `numbers` (such as `scale`), its values for all features,
+    (features,) float64. `values` lists the numbers of each feature in this order."""
     if tuple(values) != names:
-        raise ValueError("its features are not those of this version of humanpref")
+        raise ValueError("expected the features of this version of humanpref, got others")
     columns = np.array(list(values.values()), dtype=np.float64).reshape(len(names), len(numbers))
     if not np.isfinite(columns).all():
         raise ValueError("expected finite numbers")

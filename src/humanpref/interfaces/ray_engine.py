@@ -1,5 +1,5 @@
-"""Judge shards on a Ray cluster with Ray Data, which distributes the shards and repeats a shard if
-its actor died."""
+"""Judge shards on a Ray cluster with Ray Data, which distributes the shards and retries a shard
+whose actor died."""
 
 import logging
 import os

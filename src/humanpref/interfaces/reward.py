@@ -167,7 +167,7 @@ def _answer(answer: Conversation) -> str:
 
 
 def _turns(asked: list[str], replies: list[str], last: str) -> tuple[Turns, Turns]:
-    """Return the turns of a prompt, and the turns of its answer: the replies and then `last`."""
+    """Return the turns of a prompt and those of its answer: `replies`, followed by `last`."""
     if len(replies) == len(asked) > 0:  # the prompt ends with the beginning of the answer
         last = replies.pop() + last
     return tuple(asked), (*replies, last)
@@ -180,8 +180,8 @@ def _read(conversation: Any) -> list[Message]:
 
 
 def _rounds(messages: list[Message]) -> tuple[list[str], list[str]]:
-    """Return the turns of the user and the replies of the assistant, round by round. Consecutive
-    messages from the same side are one turn; a system message counts as one from the user."""
+    """Split a conversation into the user's turns and the assistant's replies. Consecutive messages
+    from the same side form one turn; a system message counts as the user's."""
     asked: list[str] = []
     replies: list[str] = []
     for role, text in messages:

@@ -109,7 +109,7 @@ def application(
         done, _ = await asyncio.wait(tasks, timeout=limits.judge_seconds, return_when=first)
         leaving.cancel()
         if running not in done:
-            job.cancel()  # unless it has begun, so that others need not wait for it
+            job.cancel()  # if it has not begun, so that other requests need not wait for it
             message = f"no judgement within {limits.judge_seconds:g} s; send fewer pairs at a time"
             raise HTTPException(503, message)
         try:

@@ -81,8 +81,8 @@ class ShardJudge:
         self._judge: Judge | None = None
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Judge the shards whose paths are in column `item`, and return a column for each part of
-        an `Outcome`, as Ray Data expects."""
+        """Judge the shards whose paths are in column `item`, and return a column for each field of
+        `Outcome`, as Ray Data expects."""
         outcomes = [self.judge(Path(path)) for path in batch["item"].tolist()]
         columns = zip(*outcomes, strict=True)
         return dict(zip(Outcome._fields, map(np.array, columns), strict=True))
@@ -144,16 +144,16 @@ class ShardJudge:
         # Write the record first, so that every output has a record. A record without an output is
         # ignored.
         write_json(record_file, record | {"rows": len(rows)})
-        # If the shard was of the other kind in an earlier run, readers would find both outputs.
+        # An earlier run may have written the other type; readers must not find both outputs.
         (self.out / other).unlink(missing_ok=True)
         os.replace(temporary, self.out / name)
         return len(rows)
 
 
 def judge_file(judge: Judge, source: Path, out: Path, format: str | None = None) -> int:
-    """Judge one file of pairs in any format, and atomically write it with the added columns: as
-    Parquet if it is Parquet, otherwise as JSON lines. Return the number of rows. The whole file is
-    in memory at once.
+    """Judge one file of pairs in any format, and atomically write its rows with the added columns.
+    A Parquet file is written as Parquet, any other as JSON lines. Return the number of rows. The
+    whole file is in memory at once.
 
     Raises
     ------

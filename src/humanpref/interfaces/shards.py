@@ -123,7 +123,8 @@ def _told(outcomes: Iterable[Outcome], finished: set[str], out: Path, shards: in
     started, rows, skipped, errors = time.monotonic(), 0, 0, []
     for number, outcome in zip(range(1, shards + 1), outcomes, strict=True):
         rows += outcome.rows
-        # A cluster repeats a shard whose worker died after it had finished the shard.
+        # A cluster retries a shard if its worker died, even right after finishing the shard. Such a
+        # shard was judged in this run, so it does not count as skipped.
         skipped += outcome.skipped and stem_of(Path(outcome.shard)) in finished
         if outcome.error:
             errors.append(outcome.error)

@@ -44,8 +44,8 @@ class KernelRun(Options):
     overrides: tuple[str, ...] = ()
     """Overrides of the form `section.key=value`, as for `--set`."""
     backbone: str = ""
-    """The end of the pretrained model's path under the input root (one or more parts); empty if the
-    run needs no pretrained model."""
+    """One or more consecutive parts of the path at which Kaggle mounts the pretrained model; empty
+    if the run needs none."""
     backbone_manifest: str = ""
     """SHA-256 of the packed weights' manifest; weights with a different manifest are refused. If
     empty, any weights are accepted."""
@@ -90,13 +90,13 @@ class KernelRun(Options):
 
     @property
     def settings(self) -> list[str]:
-        """The overrides, and `training.classes=2` before them if the competition has no ties."""
+        """The overrides, preceded by `training.classes=2` if the competition has no ties."""
         two = ["training.classes=2"] if self.rules.classes == 2 else []
         return [*two, *self.overrides]
 
     @property
     def rules(self) -> Competition:
-        """The competition."""
+        """The run's competition."""
         return COMPETITIONS[self.competition]
 
     @property

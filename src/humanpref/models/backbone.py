@@ -36,8 +36,8 @@ def load_backbone(name: str, dtype: Any = torch.float32) -> nn.Module:
 
 
 def attention_of(config: Any) -> str | None:
-    """Return the attention code with which a backbone must be loaded; None for transformers'
-    default.
+    """Return the attention implementation with which a backbone must be loaded; None for
+    transformers' default.
 
     `scaled_dot_product_attention` has no soft cap on scores; with it, transformers would silently
     omit Gemma 2's cap.

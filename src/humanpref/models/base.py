@@ -34,8 +34,8 @@ Validation = tuple[pd.DataFrame, np.ndarray]
 
 
 def _entry(method: Callable) -> Callable:
-    """Wrap a method of a fitted model so that it receives its frame as a pairs frame
-    (`humanpref.data.as_pairs`)."""
+    """Wrap a method so that it refuses an unfitted model and converts its first argument to a pairs
+    frame (`humanpref.data.as_pairs`)."""
 
     @functools.wraps(method)
     def entry(self: "Model", pairs: pd.DataFrame, *arguments: Any, **options: Any) -> Any:
@@ -165,8 +165,8 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
         return self.config.training.classes != 2
 
     def check(self) -> None:
-        """Raise InputError for any problem, such as a missing backbone, that would make a fit fail
-        and can be detected beforehand."""
+        """Raise InputError for problems that would make `fit` fail and can be found beforehand,
+        such as a missing backbone."""
 
     def fit(
         self,
@@ -278,13 +278,14 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
         return self
 
     def shorter_variants(self) -> list[tuple[str, "Model"]]:
-        """Return cheaper variants of a model that reads a single order, as (description, model),
-        most expensive first. The description names the concession. Most models have no variants."""
+        """Return cheaper variants of a model without swap averaging, most expensive first, as
+        (description, model). One description is "inputs cut to 512 tokens". Most models have no
+        variants."""
         return []
 
     def costs(self, pairs: pd.DataFrame) -> np.ndarray:
-        """Return the cost of predicting each row in one order of A and B, (n,) float64. Each cost
-        is at least 1. The shorter variants use the same unit, which is characters by default."""
+        """Estimate the cost of predicting each row in one order of A and B, (n,) float64, at least
+        1. The unit is characters by default, and a model's `shorter_variants` use its unit."""
         texts = zip(*(as_pairs(pairs)[column] for column in TEXT_COLUMNS), strict=True)
         return np.array(
             [1.0 + sum(len(turn) for turns in row for turn in turns) for row in texts],
@@ -302,13 +303,13 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
         self.memos = memos
 
     def try_out(self) -> None:
-        """Predict one short row. `load_model` calls this, so that a model is refused when it is
-        loaded, whichever of its parts is damaged.
+        """Predict one short row. `load_model` calls this to refuse a damaged model immediately,
+        rather than at the first prediction.
 
         Raises
         ------
         ValueError
-            If the probabilities are not finite, or do not sum to 1.
+            If a probability is negative or NaN, or if the probabilities do not sum to 1.
         """
         texts = zip(TEXT_COLUMNS, ("How much is 2 + 2?", "It is 4.", "5, I guess"), strict=True)
         row = pd.DataFrame({ID: ["0"], **{column: [(text,)] for column, text in texts}})
@@ -316,7 +317,7 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
         # NaN fails both comparisons.
         sums = np.abs(probabilities.sum(axis=1) - 1) <= SUM_TOLERANCE
         if not (sums.all() and (probabilities >= 0).all()):
-            raise ValueError(f"it predicts {probabilities.tolist()}")
+            raise ValueError(f"expected probabilities, got {probabilities.tolist()}")
 
     @abstractmethod
     def save_state(self, folder: Path) -> None:

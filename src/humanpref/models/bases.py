@@ -85,10 +85,10 @@ def remember(digest: str, folder: Path) -> None:
 
 
 def places(name: str, digest: str, model_folder: Path) -> Iterator[Path]:
-    """Yield the folders that may hold the base `name` of a saved model, in this order:
-    HUMANPREF_BASE, and the base's name in it; the base's name in the model's folder, next to that
-    folder, and up to two levels higher; the folder recorded in the user's cache; and `name` itself
-    as a path."""
+    """Yield the existing folders that may hold the base `name` of a saved model, in this order: the
+    folder in HUMANPREF_BASE, and its subfolder with the base's name; a folder with the base's name
+    in the model's folder, next to it, and up to two levels higher; the folder recorded in the
+    user's cache; and `name` itself as a path."""
     override, last = os.environ.get(BASE_VARIABLE), Path(name).name
     found = [Path(override), Path(override, last)] if override else []
     around = model_folder.resolve()

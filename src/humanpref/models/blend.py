@@ -50,8 +50,8 @@ blend."""
 
 
 class BlendModel(Model, family="blend"):
-    """A blend of members of any families. The weights are fitted on inner out-of-fold predictions;
-    the members are then trained again on all rows.
+    """A blend of models of any families, its members. The weights are fitted on inner out-of-fold
+    predictions; the members are then trained again on all rows.
 
     Attributes after `fit`: `members_`, the models that the blend kept, and `blend_`, which combines
     them. The parameters are the options of `humanpref.config.cpu.BlendOptions`, and `seed`.
@@ -158,7 +158,8 @@ class BlendModel(Model, family="blend"):
 
 
 def mean_of(models: list[Model]) -> BlendModel:
-    """Return the plain mean of fitted models (the folds or seeds of one run) as one model."""
+    """Return one model that averages the predictions of fitted models (the folds or seeds of a
+    run)."""
     mean = BlendModel()
     mean.members_, mean.blend_ = models, equal_blend("arithmetic", len(models), models[0].ties)
     return mean
@@ -198,8 +199,8 @@ def _fit_and_predict(
 
 
 class _Progress:
-    """The finished pieces of a fit that may be interrupted. Each is written to a folder atomically;
-    if the folder is None, nothing is saved."""
+    """The saved intermediate results of a fit, with which an interrupted fit resumes. Each is
+    written to the folder atomically; if the folder is None, nothing is saved."""
 
     def __init__(self, folder: Path | None) -> None:
         self.folder, self.main = folder, is_main_process()
@@ -207,8 +208,8 @@ class _Progress:
             folder.mkdir(exist_ok=True)
 
     def piece(self, name: str, work: Callable, write: Callable, read: Callable) -> Any:
-        """Return the finished piece with this name if there is one. Otherwise call `work` with a
-        path for its checkpoint, save its result as the piece, and return it."""
+        """Read and return the result with this name if it is saved. Otherwise, compute it with
+        `work`, which takes a path for its own checkpoint, then save it and return it."""
         if self.folder is None:
             return work(None)
         path, running = self.folder / name, self.folder / f"{name}.running"
@@ -280,7 +281,8 @@ def read_state(folder: Path, config: Config) -> tuple[Blend, list[Path]]:
 def write_blend(
     folder: Path, config: Config, blend: Blend, members: Sequence[Callable[[Path], Any]]
 ) -> None:
-    """Write a `BlendModel` whose members are already on disk; for `members`, see `write_state`."""
+    """Write a `BlendModel` to a new folder without loading its members; for `members`, see
+    `write_state`."""
     folder.mkdir()
     write_json(folder / CONFIG_FILE, public_config(config.to_dict()))
     write_state(folder, blend, members)

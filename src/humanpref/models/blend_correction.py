@@ -64,7 +64,7 @@ class HeldOutRows(NamedTuple):
 
 @dataclass(frozen=True)
 class Correction:
-    """A pure function, stored with its parameters, that corrects log probabilities."""
+    """A temperature, and class rates for special cases, that correct log probabilities."""
 
     temperature: float = 1.0
     """Values above 1 soften the probabilities; values below 1 sharpen them."""
@@ -73,8 +73,8 @@ class Correction:
     whose rates are all 0 is not corrected."""
 
     def __call__(self, logs: np.ndarray, cases: np.ndarray | None = None) -> np.ndarray:
-        """Return the corrected log probabilities, (n, 3), of rows with these cases, (n,); see
-        `answer_cases`."""
+        """Correct the log probabilities of n rows, (n, 3). `cases`, (n,), are the rows' cases
+        (`answer_cases`); if None, only the temperature is applied."""
         scores = logs / self.temperature
         if cases is not None:
             for case, rates in zip(CASES, self.rates, strict=True):
@@ -132,8 +132,8 @@ def fit_rates(
     They are the posterior mean under a Dirichlet prior: they average the labels of a case's rows
     with `shrinkage` additional rows (at least one) that have the known rates. For example, with a
     shrinkage of 10, ten rows with identical answers that are all ties give the rates (0.03, 0.03,
-    0.94). If `ties` is False, no row is a tie, and the known rates are those given that there is no
-    tie.
+    0.94). If `ties` is False, no row is a tie, and the known rates are conditioned on there being
+    no tie.
 
     Returns
     -------

@@ -38,7 +38,7 @@ this, in nats."""
 
 @dataclass(frozen=True)
 class Blend:
-    """A pure function, stored with its parameters, that combines the probabilities of m members."""
+    """A weighted mean of m members' probabilities, followed by a correction."""
 
     mean: str
     """`arithmetic` or `geometric`."""
@@ -101,7 +101,7 @@ def equal_blend(mean: str, members: int, ties: bool = True) -> Blend:
 def fit_blend(
     probabilities: np.ndarray, rows: HeldOutRows, options: BlendOptions, ties: bool = True
 ) -> tuple[Blend, dict[int, str], list[dict[str, Any]]]:
-    """Fit the blend with the lowest log loss, drop the members that it does not need, and fit its
+    """Fit the weights with the lowest log loss, drop members that hardly lower it, and fit the
     correction.
 
     Parameters

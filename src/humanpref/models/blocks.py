@@ -100,8 +100,8 @@ class Scales(NamedTuple):
         `CLIP_STD`.
 
         Without clipping, a column that hardly varied in the training rows could by itself decide
-        the prediction for a row. Negating x negates its scaled values, so swapping A and B remains
-        exact.
+        the prediction for a row. Negating x still negates its scaled values, so x remains
+        antisymmetric.
         """
         x, z = x / self.x_scale, (z - self.z_mean) / self.z_scale
         return np.clip(x, -CLIP_STD, CLIP_STD), np.clip(z, -CLIP_STD, CLIP_STD)
@@ -144,8 +144,8 @@ def fit_blocks(
 def state_shapes(
     wide_x: int, wide_z: int, scaled_x: int, scaled_z: int
 ) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every saved array: those of `Scales`, and those of a regression on
-    `scaled_x` and `scaled_z` scaled columns plus `wide_x` and `wide_z` unscaled ones."""
+    """Return the shapes of the arrays that a model saves: its `Scales` and its regression weights.
+    x has `wide_x` unscaled and `scaled_x` scaled columns; z has `wide_z` and `scaled_z`."""
     return {
         "x_scale": (scaled_x,),
         "z_mean": (scaled_z,),
@@ -165,8 +165,8 @@ def _principal_axes(columns: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def _choose(blocks: Blocks, rows: Labelled, penalties: Penalties, seed: int, ties: bool) -> Choice:
-    """Choose the structural penalty without the wide block; then, keeping it, choose the wide
-    block's penalty.
+    """Choose the structural block's penalty in fits without the wide block. Then keep it, and
+    choose the wide block's penalty.
 
     The blocks' vocabularies and scales were also fitted on the inner held-out rows, though not on
     their labels. That is good enough for ranking penalties.

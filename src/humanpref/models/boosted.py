@@ -72,8 +72,8 @@ class BoostedModel(Model, family="boosted"):
                 self.columns_ = self.selection_.columns
                 examples = examples._replace(columns=examples.columns.chosen(self.columns_))
             rounds = trainer.best_rounds(examples, splits)
-            # The temperature is fitted to a single seed. A single seed is slightly more confident
-            # than the mean of several, so the temperature errs toward softer predictions.
+            # The temperature is fitted to the boosters of a single seed. These are slightly more
+            # confident than the mean of several seeds, so it errs toward softer predictions.
             log_scores, judged = trainer.held_out_margins(examples, splits, rounds)
             self.temperature_ = fit_temperature(log_scores, judged)
             inner = _log_loss(log_scores / self.temperature_, judged)
@@ -127,8 +127,8 @@ class BoostedModel(Model, family="boosted"):
 def select_columns(
     trainer: Trainer, examples: Examples, splits: Splits, checkpoint: Path | None
 ) -> Selection:
-    """Select columns by their inner log loss from those that LightGBM ranks highest. Every
-    comparison uses the number of trees that is best with all columns."""
+    """Among the columns that LightGBM ranks highest, select those that lower the inner log loss.
+    Every comparison uses the number of trees that is best with all columns."""
     rounds = trainer.best_rounds(examples, splits)
     values, _, classes, weights = examples.expanded()
     order = importance_order(values, classes, weights, trainer.seeds()[0])

@@ -1,8 +1,8 @@
 """A pretrained model's weights on disk: find their files, check that they are complete, and compute
 a digest.
 
-The digest covers the tensors, not the files, so a publisher's .bin and the safetensors made from
-it, in one file or several, have the same digest.
+The digest covers the tensors, not the files. A publisher's .bin file therefore has the same digest
+as the safetensors made from it, whether in one file or several.
 """
 
 import contextlib
@@ -40,8 +40,8 @@ def weights_files(folder: Path) -> list[Path]:
     Raises
     ------
     InputError
-        If there are none, if one is missing or incomplete, or if transformers would load something
-        else: an adapter next to them, or other weights named in the configuration.
+        If there are none, if one is missing or incomplete, or if transformers would also load an
+        adapter in the folder, or would load other weights that the configuration names.
     """
     adapter, config = folder / "adapter_config.json", folder / "config.json"
     if adapter.exists():

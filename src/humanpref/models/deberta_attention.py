@@ -1,12 +1,12 @@
 """DeBERTa-v2 and -v3 attention without gathers: the same weights and results as transformers', with
 less memory traffic.
 
-Disentangled attention adds two position terms to the scores: each query's product with the
-embedding of the distance i - j, and each key's. Transformers multiplies by the embeddings of all
-buckets and gathers an L x L matrix from each product. Here, the embeddings are first laid out by
-distance. Each position's row of the matrix is then the previous position's row shifted by one, so a
-view can express the matrix. The sum of both terms is passed to `scaled_dot_product_attention` as
-its mask.
+Disentangled attention adds two position terms to the score of query i and key j: the products of
+the query, and of the key, with an embedding of the distance i - j. Transformers multiplies by the
+embeddings of all buckets of distances and gathers an L x L matrix from each product. Here, the
+embeddings are first laid out by distance. Each row of the matrix is then a slice of the same row of
+the product, and starts one column before the slice of the previous row, so a strided view can
+express the matrix. The sum of both terms is passed to `scaled_dot_product_attention` as its mask.
 
 Source: He et al. (2021), arXiv 2006.03654, equation 4.
 """
@@ -71,8 +71,8 @@ def fuse_attention(backbone: nn.Module) -> bool:
 
 
 class FusedEncoder(DebertaV2Encoder):
-    """An encoder that passes two inputs to its layers: a mask of the real keys and, for each
-    distance, the index of its row in the relative embeddings."""
+    """An encoder that passes two inputs to its layers: a mask of the keys that are not padding and,
+    for each distance i - j, the index of its row in the relative embeddings."""
 
     def get_attention_mask(self, attention_mask: Tensor) -> Tensor | None:
         """Return a mask of the real keys, bool (n, 1, L), or None if all keys are known to be real.
@@ -93,7 +93,8 @@ class FusedEncoder(DebertaV2Encoder):
 
 
 class FusedSelfAttention(DisentangledSelfAttention):
-    """Attention over the inputs that `FusedEncoder` passes; it returns no probabilities."""
+    """Self-attention with the inputs that `FusedEncoder` passes. It does not return the attention
+    probabilities."""
 
     def forward(
         self,
@@ -130,13 +131,15 @@ class FusedSelfAttention(DisentangledSelfAttention):
         return states.unflatten(-1, (self.num_attention_heads, -1)).permute(2, 0, 1, 3)
 
     def laid_out(self, projected: Tensor, rows: Tensor) -> Tensor:
-        """Return the projected embeddings in the order of `rows`: (heads, size, 2 L - 1)."""
+        """Return the projected embeddings of these rows, one per distance, (heads, size, 2 L -
+        1)."""
         heads = projected.unflatten(-1, (self.num_attention_heads, -1)).permute(1, 2, 0)
         return heads.index_select(-1, rows)
 
 
 class PositionMask(Function):
-    """Both position terms of the scores, and a large negative number at padding: (heads, n, L, L).
+    """A mask, (heads, n, L, L), that adds both position terms to the scores. At padding, it is a
+    large negative number.
 
     Nothing of that size is kept for the backward pass. There, padding needs no mask: its
     probability is 0, and so is the gradient of its score.
@@ -151,8 +154,9 @@ class PositionMask(Function):
         queries_of: Tensor,
         real: Tensor | None,
     ) -> Tensor:
-        """Take `query` and `key`, (heads, n, L, size), and the embeddings by distance, (heads,
-        size, 2 L - 1): `keys_of` from i - j = L - 1 down, `queries_of` from 1 - L up."""
+        """Take `query` and `key`, (heads, n, L, size), and the embeddings of the distances, (heads,
+        size, 2 L - 1). In `keys_of`, the distances i - j fall from L - 1 to 1 - L; in `queries_of`,
+        they rise from 1 - L to L - 1."""
         ctx.save_for_backward(query, key, keys_of, queries_of)
         heads, rows, length, _ = query.shape
         aligned = -(-length // ALIGNMENT) * ALIGNMENT
@@ -177,8 +181,9 @@ class PositionMask(Function):
 
 
 def products(states: Tensor, by_distance: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Yield each block of K positions with its products, (heads, n, K, L): those of the block's
-    part of `states` (heads, n, L, size) and the embeddings `by_distance` (heads, size, 2 L - 1)."""
+    """Multiply each position in `states`, (heads, n, L, size), by the embeddings of its L distances
+    in `by_distance`, (heads, size, 2 L - 1). Yield each block of K positions with its products,
+    (heads, n, K, L)."""
     for block, distances in blocks(states.shape[2]):
         own = states[:, :, block]
         wide = torch.bmm(own.flatten(1, 2), by_distance[..., distances])
@@ -186,8 +191,8 @@ def products(states: Tensor, by_distance: Tensor) -> Iterator[tuple[slice, Tenso
 
 
 def of_products(states: Tensor, by_distance: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the gradients of the states and of the embeddings by distance, where `gradient` is
-    that of the products of all positions, (heads, n, L, L)."""
+    """Compute the backward pass of `products`: turn `gradient`, the gradient of the products of all
+    positions, (heads, n, L, L), into the gradients of `states` and `by_distance`."""
     rows = states.shape[1]
     of_states, of_distances = torch.empty_like(states), torch.zeros_like(by_distance)
     for block, distances in blocks(states.shape[2]):

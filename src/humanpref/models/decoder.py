@@ -64,7 +64,8 @@ class DecoderModel(NeuralModel, family="decoder"):
 
     @property
     def options(self) -> DecoderOptions:
-        """The section `model`, with `peft=head` (no adapter) if nothing is trained."""
+        """The section `model` of the configuration. If nothing is trained (`training.epochs=0`), it
+        has `peft=head`, which adds no adapter."""
         options: DecoderOptions = self.config.model
         return options if self.config.training.epochs else replace(options, peft="head")
 
@@ -81,13 +82,15 @@ class DecoderModel(NeuralModel, family="decoder"):
         return judge_template(self.tokenizer_, options.system_prompt, options.question)
 
     def answering(self, tokenizer: Any) -> tuple[Template, list[int]]:
-        """Return the template and the tokens of the answers for `model.head=tokens`."""
+        """Return the template for `model.head=tokens`, and the ids of the three tokens with which
+        the model answers."""
         options: DecoderOptions = self.config.model
         text = (options.system_prompt, options.question, answer_words(options.answers))
         return answering_template(tokenizer, *text, ties=self.ties)
 
     def loaded_as(self) -> type:
-        """Return the class of transformers that has the layers which `model.head` needs."""
+        """Return the transformers class that loads the base, with its output layer only for
+        `model.head=tokens`."""
         return AutoModelForCausalLM if self.config.model.head == "tokens" else AutoModel
 
     def merge_adapter(self) -> nn.Module:
@@ -96,7 +99,7 @@ class DecoderModel(NeuralModel, family="decoder"):
         return base
 
     def module_on(self, base: nn.Module) -> nn.Module:
-        """Adapt a base and add the head."""
+        """Return a module that consists of the base, its adapter and the head."""
         if self.config.model.head == "tokens":
             return AnswerTokens(base, self.options, self.answering(self.tokenizer_)[1])
         return PairDecoder(base, self.options)

@@ -1,8 +1,8 @@
 """Direct Preference Optimization: a language model is compared with its frozen original, and a
 response's reward is how much more likely it became.
 
-reward(x, y) = beta (log pi(y | x) - log pi_ref(y | x)); the difference of two rewards goes through
-a tie-aware link.
+reward(x, y) = beta (log pi(y | x) - log pi_ref(y | x)). A tie-aware link turns the difference of
+two rewards into probabilities.
 
 Source: Rafailov et al. (2023), arXiv 2305.18290; with ties: arXiv 2409.17431.
 """
@@ -100,9 +100,8 @@ def response_log_probabilities(
 ) -> Tensor:
     """Sum log pi(token | tokens before it) over the marked tokens of each sequence.
 
-    Only states that predict a marked token are scored against the vocabulary, `CHUNK` at a time,
-    and their scores are recomputed in the backward pass, so that the scores for all positions never
-    exist at once.
+    Only states that predict a marked token are scored against the vocabulary. To save memory, they
+    are scored `CHUNK` at a time, and the scores are recomputed in the backward pass.
 
     Parameters
     ----------
@@ -217,7 +216,7 @@ class DpoModel(NeuralModel, family="dpo"):
         return self.config.training.beta * self.log_ratios(inputs)[:, 0]
 
     def margins_of(self, inputs: TokenRows) -> np.ndarray:
-        """Compute `margins` from inputs that include their reference."""
+        """Compute the same values as `margins`, from the inputs that `referenced` returned."""
         ratios = self.log_ratios(inputs)
         return self.config.training.beta * (ratios[:, 0] - ratios[:, 1])
 
@@ -244,7 +243,8 @@ class DpoModel(NeuralModel, family="dpo"):
         return TokenRows(sequences, 0, {"responses": response_tokens}, ("responses",))
 
     def referenced(self, inputs: TokenRows) -> TokenRows:
-        """Add the reference's log-probabilities, which training does not change."""
+        """Add the log-probabilities under the reference model to the inputs. Training does not
+        change them."""
         reference = self.log_ratios(replace(inputs, flags={"as_reference": True}))
         return replace(inputs, per_row={"reference": reference.astype(np.float32)})
 
@@ -333,7 +333,7 @@ def link_probabilities(
     name: str, margins: np.ndarray, log_scale: float, nu: float, ties: bool = True
 ) -> np.ndarray:
     """Turn reward margins (n,) into probabilities (n, 3) float64. Without ties, P(A) and P(B) are
-    those given that the row is not a tie."""
+    conditioned on there being no tie."""
     d = torch.as_tensor(np.exp(log_scale) * margins, dtype=torch.float64)
     return normalised(LINKS[name](d, torch.full_like(d, nu)).numpy(), "softmax", ties)
 

@@ -52,7 +52,7 @@ class Columns(NamedTuple):
     z: np.ndarray
 
     def blocks(self) -> Blocks:
-        """Return the columns of the regression."""
+        """Return the columns as inputs of the regression."""
         p, a, b, x, z = self
         of_x, of_z = len(ANTISYMMETRIC), len(SYMMETRIC)
         return Blocks(
@@ -61,7 +61,7 @@ class Columns(NamedTuple):
         )
 
     def orders(self) -> Orders:
-        """Return the columns of the network."""
+        """Return the columns as inputs of the network, in both orders of A and B."""
         p, a, b, x, z = self
         return Orders(
             np.hstack([a, b, a - b, a * b, p, x, z]), np.hstack([b, a, b - a, a * b, p, -x, z])
@@ -69,8 +69,8 @@ class Columns(NamedTuple):
 
 
 class EmbeddingModel(Model, family="embedding"):
-    """A Davidson regression, or a network with the same link function. In the regression, d depends
-    on [a - b, p * (a - b)] and nu on [|a - b|, a * b, p]; the network reads
+    """A Davidson regression or a network, which computes a margin d and a tie score nu. In the
+    regression, d depends on [a - b, p * (a - b)] and nu on [|a - b|, a * b, p]; the network reads
     [a, b, a - b, a * b, p] in both orders of A and B. Both also use cosines, attention scores and
     structural features.
 
@@ -153,8 +153,8 @@ class EmbeddingModel(Model, family="embedding"):
         self.head_ = kind.restored(arrays, self.ties)
 
     def _found(self, digest: str, folder: Path) -> FrozenEncoder:
-        """Load the backbone that the artifact names but does not contain
-        (`humanpref.models.bases`)."""
+        """Find and load the backbone of a saved model that does not contain it
+        (`humanpref.models.bases.places`)."""
         name, tried = self.config.model.backbone, []
         for place in map(str, places(name, digest, folder)):
             try:
@@ -174,8 +174,8 @@ class EmbeddingModel(Model, family="embedding"):
         return load_frozen(name, options.max_length, *instructions, digest)
 
     def _features(self, pairs: pd.DataFrame) -> tuple[PairVectors, np.ndarray, np.ndarray]:
-        """Return the vectors, and the antisymmetric and the symmetric columns that are to be scaled
-        (structural features, then cosines)."""
+        """Return the vectors, and two matrices of columns to be scaled: antisymmetric, then
+        symmetric. In each, the structural features precede the cosines."""
         inference: ForwardOptions = self.config.inference
         vectors = pair_vectors(
             pairs,

@@ -1,5 +1,5 @@
 """Encoders: a backbone reads the prompt with each response separately, or with both, and a head
-compares the two."""
+compares the responses."""
 
 import contextlib
 from collections.abc import Callable
@@ -116,8 +116,8 @@ class PairEncoder(nn.Module):
 
 
 class EncoderModel(NeuralModel, family="encoder"):
-    """Any Hugging Face encoder, fine-tuned as a `PairEncoder`. `fit` also sets `offset_`, the
-    structural model whose logits are added to the head's, or None."""
+    """Any Hugging Face encoder, fine-tuned as a `PairEncoder`. `fit` also sets `offset_`: a model
+    of structural features whose logits are added to those of the head, or None."""
 
     offset_: Model | None = None
 
@@ -130,8 +130,8 @@ class EncoderModel(NeuralModel, family="encoder"):
 
     @property
     def is_dual(self) -> bool:
-        """Whether one pass encodes both answers separately, and so provides both orders of A and
-        B."""
+        """Whether each answer is encoded in a sequence of its own, so that one pass serves both
+        orders of A and B."""
         return self.config.model.inputs == "dual"
 
     @property
@@ -242,13 +242,13 @@ def saved_backbone(folder: Path) -> tuple[Any, nn.Module]:
             model = AutoModel.from_config(config, **options)
             planned = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
         if planned > 2 * (folder / STATE_FILE).stat().st_size + 2**20:
-            raise ValueError(f"a model of {planned} bytes, unlike the weights in {STATE_FILE}")
+            raise ValueError(f"a model of {planned} bytes does not fit the weights in {STATE_FILE}")
         backbone = AutoModel.from_config(config, **options)
     return tokenizer, backbone
 
 
 def with_offset(inputs: TokenRows, offset: np.ndarray) -> TokenRows:
-    """Return the inputs with each row's offset, (n, 3), added."""
+    """Return the inputs together with each row's offset, (n, 3), which is added to the logits."""
     return replace(inputs, per_row={"offset": offset.astype(np.float32)})
 
 
@@ -262,8 +262,8 @@ def out_of_fold_logits(model: Model, rows: Labelled) -> np.ndarray:
     """Predict each row's logits, (n, 3), with a copy of the model that was not fitted on the row's
     prompt. If there is only one prompt, return zeros.
 
-    A model is too confident on the rows on which it was fitted. An encoder whose own logits are
-    added to such logits would learn to dampen them.
+    A model is too confident on the rows on which it was fitted. An encoder trained with such
+    logits as offsets would learn to dampen them.
     """
     offset = np.zeros((len(rows.pairs), 3))
     folds = min(OFFSET_FOLDS, len(set(prompt_keys(rows.pairs))))

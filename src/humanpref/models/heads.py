@@ -114,8 +114,8 @@ def interactions(a: Tensor, b: Tensor) -> list[Tensor]:
 
 
 class AttentionHead(nn.Module):
-    """A head in which each answer's tokens attend to the other answer. Its network reads both
-    results in addition to the interactions. Source: the report (M12)."""
+    """A head in which each answer's tokens attend to the other answer. Its network reads the mean
+    result of each answer, and the features of `interactions`. Source: the report (M12)."""
 
     equivariant = False
 

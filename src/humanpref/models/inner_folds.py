@@ -1,5 +1,5 @@
-"""Inner folds: parts of the training rows that a model holds out from itself for model
-selection."""
+"""Inner folds: parts of the training rows that a model holds out in turn, to choose its penalties
+or other hyperparameters by the held-out loss."""
 
 import math
 from typing import NamedTuple

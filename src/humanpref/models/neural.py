@@ -73,7 +73,8 @@ class NeuralModel(Model):
         self.optimize(rows, self.inputs(rows.pairs), loss_of(training), validation, checkpoint)
 
     def begin(self, pairs: pd.DataFrame) -> None:
-        """Build the model with its seed, and load the weights of `start` if it is set."""
+        """Seed torch, build `tokenizer_` and `module_`, and load the weights of `start` if it is
+        set."""
         torch.manual_seed(self.config.seed)
         self.build(pairs)
         if self.start is not None:
@@ -87,7 +88,7 @@ class NeuralModel(Model):
         validation: Validation | None,
         checkpoint: Path | None,
     ) -> None:
-        """Train `module_` on the rows' inputs and write the report."""
+        """Train `module_` on the rows' inputs, and set `report_` and `held_out_`."""
         lengths, per_row = inputs.lengths, len(inputs.sequences[0])
         log_memory(self.module_, self.config.training, lengths, per_row, self.scored)
         # Refuse an unsupported precision now, not at the first prediction after hours of training.

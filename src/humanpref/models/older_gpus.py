@@ -49,7 +49,7 @@ def _widen_first(_: nn.Module, inputs: tuple) -> tuple:
 
 
 def _widened(states: Tensor) -> Tensor:
-    """Return float32 under float16 autocast, otherwise the states as they are."""
+    """Convert states to float32 under float16 autocast; otherwise, return them unchanged."""
     kind = states.device.type
     half = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16
     return states.float() if half else states
@@ -58,10 +58,12 @@ def _widened(states: Tensor) -> Tensor:
 def repeated_keys_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *arguments: Any, **options: Any
 ) -> tuple[Tensor, None]:
-    """Call transformers' `sdpa_attention_forward` with equal numbers of query, key and value heads.
+    """Repeat the key and value heads, one for each query head, and call transformers'
+    `sdpa_attention_forward`.
 
-    Without a mask, transformers passes `enable_gqa` instead, which below compute capability 8.0
-    only the slow math kernel supports; it keeps the scores of all positions in memory.
+    Otherwise, transformers would set torch's option `enable_gqa` if there is no mask. Below compute
+    capability 8.0, only the slow math kernel supports this option, and that kernel keeps the scores
+    of all positions in memory.
     """
     groups = getattr(module, "num_key_value_groups", 1)
     ungrouped = SimpleNamespace(is_causal=getattr(module, "is_causal", True))

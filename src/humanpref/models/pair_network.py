@@ -42,7 +42,7 @@ class Orders(NamedTuple):
 
 
 class PairNetwork:
-    """The network.
+    """The network of this module, with one hidden layer.
 
     Parameters
     ----------
@@ -76,8 +76,8 @@ class PairNetwork:
         after_step: Callable[["PairNetwork"], bool] | None = None,
     ) -> "PairNetwork":
         """Take at most `steps` steps of L-BFGS on labels (n, 3), hard or soft, with row weights
-        (n,). `after_step` is called after each step with the network as it then is; training stops
-        if it returns True."""
+        (n,). `after_step` is called with the network after each step; training stops if it returns
+        True."""
         columns, total = orders.one.shape[1], weights.sum()
         sizes = np.cumsum([columns * self.hidden, self.hidden, 2 * self.hidden])
         draws = np.random.default_rng(self.seed).normal(size=sizes[0]) / np.sqrt(max(columns, 1))

@@ -71,9 +71,9 @@ def pair_vectors(
     """Embed the prompts and answers, and return their vectors and comparisons.
 
     For each of the three sides (prompt, A and B), all turns are joined into one text. The last
-    turn, which influences people's judgments most, is also compared separately. If the prompt has a
-    single turn, both texts are the same and are embedded only once. The encoder's instructions
-    precede prompts and answers.
+    turn, which influences people's judgments most, is also compared separately. If the prompt has
+    only one turn, this text equals the joined text and is embedded only once. The encoder's
+    instructions precede prompts and answers.
 
     Parameters
     ----------
@@ -97,8 +97,8 @@ def pair_vectors(
 
 
 def passages_of(pairs: pd.DataFrame, encoder: FrozenEncoder) -> list[tuple[Passage, ...]]:
-    """Return each row's six texts with the encoder's instructions: for the prompt, A and B, all
-    turns and the last turn."""
+    """Return six passages per row, with the encoder's instructions: the text of all turns and the
+    text of the last turn, for each of prompt, A and B."""
     asking, answering = encoder.instructions
     return [
         (
@@ -130,7 +130,7 @@ def _text(windows: Windows) -> Text:
 def _compared(
     prompt: Text, last_prompt: Text, a: Text, last_a: Text, b: Text, last_b: Text
 ) -> PairVectors:
-    """Compare the texts of one row. The returned arrays have no row axis."""
+    """Compute the `PairVectors` of one row. The arrays have no row axis."""
     of_a, of_b = (
         np.array(
             [

@@ -183,8 +183,8 @@ def check_ids(name: str, tokenizer: Any, fixed: Iterable[int], embeddings: int) 
 
 
 def load_backbone_config(name: str) -> Any:
-    """Load a backbone's configuration by folder or hub name; its choice of attention code is
-    ignored.
+    """Load a backbone's configuration by folder or hub name, without the attention implementation
+    that it names.
 
     Raises
     ------
@@ -262,8 +262,8 @@ def load_state_strictly(module: nn.Module, path: Path) -> None:
 
 
 def local_folder(name: str, weights: bool = True) -> Path:
-    """Return the folder with this name. If there is no such folder, download the hub's to the local
-    cache, with or without its `weights`, and return that.
+    """Return the folder with this name. If it does not exist, download the model of this name from
+    the hub to the local cache, with or without its `weights`, and return the folder there.
 
     Raises
     ------
@@ -355,8 +355,8 @@ def loading(name: str, part: str) -> AbstractContextManager:
 
 
 def not_loaded(name: str, part: str, error: Exception) -> str:
-    """Return the error message for a part of a backbone that could not be loaded: neither from a
-    folder of that name nor, if there is none, from the hub."""
+    """Return the error message for a part of a backbone that could not be loaded. If no folder has
+    this name, the message also gives the reason why the hub's model could not be loaded."""
     reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200].rstrip(" :")
     if not os.path.isdir(name):
         return (

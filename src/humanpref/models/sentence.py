@@ -58,8 +58,8 @@ class Windows(NamedTuple):
 
 
 class Memo:
-    """A cache of texts' windows, up to `MEMO_BYTES`. All of them come from one encoder with one set
-    of options."""
+    """A cache of the embedded windows of texts, of at most `MEMO_BYTES`. At any time, all of them
+    come from one encoder with one set of options."""
 
     def __init__(self) -> None:
         self.clear()

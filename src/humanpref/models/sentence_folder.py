@@ -89,8 +89,8 @@ class Prompts(NamedTuple):
         return cls(texts, default)
 
     def chosen(self, option: str, value: str | None) -> str:
-        """Return the instruction for the value of an option: a name, a text of several words, empty
-        for none, or None for the default.
+        """Return the instruction that the value of an option selects: a name in the folder, the
+        instruction itself (several words), an empty text for none, or None for the default.
 
         Raises
         ------
@@ -134,7 +134,7 @@ class SentenceModule(nn.Module):
         self, input_ids: Tensor, attention_mask: Tensor, pooled_mask: Tensor | None = None
     ) -> Tensor:
         """Compute the vectors. `pooled_mask` marks the tokens that are pooled; by default, all
-        tokens that are read."""
+        except padding."""
         states = self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         mask = attention_mask if pooled_mask is None else pooled_mask
         features = {"token_embeddings": states.float(), "attention_mask": mask}
@@ -143,8 +143,9 @@ class SentenceModule(nn.Module):
             return self.after(features)["sentence_embedding"]
 
     def halved(self, dtype: torch.dtype, device: torch.device) -> "SentenceModule":
-        """Return a copy on a GPU whose backbone, a decoder, has weights in half precision. Its
-        residual stream is float32 under float16 autocast (`humanpref.models.older_gpus`).
+        """Return a copy on a GPU in which the weights of the backbone, a decoder, have half
+        precision. Under float16 autocast, its residual stream is float32
+        (`humanpref.models.older_gpus`).
 
         Buffers keep their precision: a rotary embedding's frequencies need it.
         """
@@ -269,8 +270,8 @@ def _check_options(path: Path, options: dict[str, Any], supported: dict[str, Any
 
 
 def _optional_json(path: Path, default: Any) -> Any:
-    """Read a JSON file whose value must have the type of `default`; return `default` if the file
-    does not exist."""
+    """Read a JSON file, or return `default` if it does not exist. Raise InputError if the value is
+    not of the type of `default`."""
     value = read_json(path) if path.is_file() else default
     if not isinstance(value, type(default)):
         kind = "list" if default == [] else "object"

@@ -105,9 +105,9 @@ class Splitter:
         return np.array([len(text) > self._room(own) * max_windows for own, _, text in parts], bool)
 
     def _parts(self, passages: list[Passage]) -> Iterator[tuple[list[int], int, list[int]]]:
-        """Yield, for each passage, the token ids of its instruction; the number of these ids with
-        which the ids of the joined instruction and text begin; and the remaining ids of the joined
-        text."""
+        """Tokenize each passage's instruction alone, and joined with the text. Yield the ids of the
+        instruction, the number of first ids that both have in common, and the remaining ids of the
+        joined text."""
         joined = [instruction + text for text, instruction in passages]
         for passage, ids in zip(passages, self.token_ids(joined), strict=True):
             instruction = self._instructions[passage.instruction]

@@ -42,8 +42,9 @@ responses."""
 
 
 class SparseModel(Model, family="sparse"):
-    """A Davidson regression. d depends on TF-IDF(a) - TF-IDF(b) and structural differences; nu
-    depends on TF-IDF(prompt), the answers' cosine and symmetric structural features.
+    """A Davidson regression. The margin d depends on TF-IDF(a) - TF-IDF(b) and on differences of
+    structural features; the tie score nu depends on TF-IDF(prompt), the cosine of the answers'
+    TF-IDF, and symmetric structural features.
 
     Attributes after `fit`: `responses_` and `prompts_` (the fitted vectorizers; each is None if it
     has no terms), `scales_` (of the structural features) and `regression_`.
@@ -102,7 +103,7 @@ class SparseModel(Model, family="sparse"):
         for name, vectorizer in (("responses", self.responses_), ("prompts", self.prompts_)):
             terms, idf = [], np.empty(0)
             if vectorizer is not None:
-                # Both are in the order of the columns.
+                # Terms and idf are both in the order of the columns.
                 terms, idf = vectorizer.get_feature_names_out().tolist(), vectorizer.idf_
             vocabularies[name], arrays[f"{name}_idf"] = terms, idf
         save_arrays(folder / STATE_FILE, arrays)
@@ -173,8 +174,8 @@ def _unfitted(options: SparseOptions, **arguments: Any) -> TfidfVectorizer:
 
 
 def _terms(vectorizer: TfidfVectorizer | None, texts: list[str]) -> sparse.csr_matrix:
-    """Return the TF-IDF of n texts, (n, terms), with rows of length 1. If `vectorizer` is None,
-    there are no columns."""
+    """Return the TF-IDF of n texts, (n, terms), scaled to unit length. If `vectorizer` is None,
+    there are no terms."""
     if vectorizer is None:
         return sparse.csr_matrix((len(texts), 0))
     processes = processes_for(sum(map(len, texts)), PROCESS_CHARACTERS)

@@ -24,8 +24,8 @@ half the time and reaches the same inner loss."""
 
 
 class Columns(NamedTuple):
-    """Columns of n rows: their names, the factor (1 or -1) by which exchanging A and B multiplies
-    each of them, and their values, (n, columns)."""
+    """Columns of n rows: their names, their signs and their values, (n, columns). Exchanging A and
+    B multiplies a column by its sign, 1 or -1."""
 
     names: list[str]
     signs: np.ndarray
@@ -41,7 +41,7 @@ class Columns(NamedTuple):
         return self._replace(values=self.values[mask])
 
     def both_orders(self) -> np.ndarray:
-        """Return the values as they are, and those with A and B exchanged, (2, n, columns)."""
+        """Return the values as given, and with A and B exchanged, (2, n, columns)."""
         return np.stack([self.values, self.values * self.signs])
 
 
@@ -57,8 +57,8 @@ class Examples(NamedTuple):
         return Examples(self.columns.rows(mask), self.labels[mask], self.weights[mask])
 
     def expanded(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Return m copies of the rows: one for each row, order of A and B, and class with a nonzero
-        share in the row's label.
+        """Return m copies of the rows: one for each combination of a row, an order of A and B, and
+        a class with a nonzero share in the row's label.
 
         Returns
         -------
@@ -264,8 +264,8 @@ def _train(parameters: dict, examples: Examples, rounds: int, bar: Bar) -> xgboo
 
 
 class _Shown(xgboost.callback.TrainingCallback):
-    """A callback that advances a bar by one for each round. Boosters that train at the same time
-    may share the bar."""
+    """A callback that advances a progress bar by one for each round. Boosters that train at the
+    same time may share the bar."""
 
     def __init__(self, bar: Bar) -> None:
         self.bar = bar
@@ -276,7 +276,8 @@ class _Shown(xgboost.callback.TrainingCallback):
 
 
 def _matrix(examples: Examples) -> tuple[xgboost.DMatrix, np.ndarray]:
-    """Return the expanded rows in XGBoost's format, and the index of each copy's original row."""
+    """Return the copies of `Examples.expanded` in XGBoost's format, and the index of each copy's
+    original row."""
     values, owners, classes, weights = examples.expanded()
     names = examples.columns.names
     matrix = xgboost.DMatrix(values, classes, weight=weights, feature_names=names, nthread=1)

@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 METRICS_FILE = "metrics.json"
 WORST_ROWS = 20
 LONGEST_TEXT = 5_000
-"""Maximum number of characters of each text that is shown of a worst row."""
+"""Maximum number of characters shown of each text in the table of rows with the highest losses."""
 SLICE_DRAWS = 500
 """Number of resamples for the interval of each slice."""
 _LEVELS = ["axis", "rows", "preferred", "rejected", "unit", "measure"]

@@ -66,7 +66,7 @@ def write_page(folder: Path, template: str, **values: Any) -> None:
 
 
 def _printable(value: Any) -> Any:
-    """Replace control characters in a string, which HTML forbids even in escaped form."""
+    """Replace the control characters in a string, since HTML forbids them even in escaped form."""
     # Markup objects have already been through this function.
     if not isinstance(value, str) or hasattr(value, "__html__"):
         return value

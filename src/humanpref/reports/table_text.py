@@ -42,5 +42,5 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 def _cell(text: str) -> str:
-    """Escape a text so that it ends neither its cell of a Markdown table nor its row."""
+    """Escape a text so that it cannot end its cell or its row of a Markdown table."""
     return " ".join(text.split()).replace("|", "\\|")

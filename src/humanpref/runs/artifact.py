@@ -58,8 +58,8 @@ METRICS_FILE = "metrics.json"
 CHAIN = "chain"
 """The key of `artifact.json` that lists the earlier stages of a run, first stage first."""
 TRAINED = "trained"
-"""The key of `artifact.json` for the number of trained models and the number planned. Only the
-artifact of an unfinished run has it."""
+"""The key of `artifact.json` for the numbers of trained and of planned models. Only the artifact
+of an unfinished run has it."""
 
 
 class Artifact:
@@ -224,8 +224,8 @@ class Artifact:
 
     def knows(self, pairs: pd.DataFrame) -> np.ndarray:
         """Return a mask, (n,), of the rows that are among the artifact's training rows, including
-        those of additional files and those that were held out. Rows match if their id, prompt and
-        answers are the same; the answers may be in either order.
+        extra rows and held-out rows. Rows match if their id, prompt and answers are the same; the
+        answers may be in either order.
 
         Raises
         ------

@@ -129,7 +129,7 @@ def content_digest(path: Path) -> str:
     """Return the SHA-256 of a file or, if it is JSON, of its values. A process reads each file
     once, unless the file changes."""
     stat = path.stat()
-    # A program can set the time of the last modification (mtime), but not that of the last change.
+    # A program can set a file's modification time (mtime), but not its change time (ctime).
     key = (path.suffix, stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
     if key in _known:
         return _known[key]

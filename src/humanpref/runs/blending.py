@@ -47,13 +47,15 @@ def blend(folders: Sequence[Path], out: str | Path, mean: str = "arithmetic") ->
     its members as an artifact.
 
     The blend's own oof.csv and metrics are cross-fitted: for each grouped fold, everything
-    (members, weights, temperature, special cases) is fitted and chosen on the other folds. The gain
-    over the members is cross-fitted in the same way: on each fold, the blend is compared with the
-    member that is best on the other folds. If members are nearly equal, that member is often not
-    the best on this fold, which slightly favors the blend. The difference from the member that is
-    best on all rows is also reported; it favors that member. Both comparisons still have one leak:
-    the models that predicted the other folds were trained on this one. To avoid it, train a preset
-    of family `blend` with folds.
+    (members, weights, temperature, special cases) is fitted and chosen on the other folds. The
+    blend is compared with a single member in two ways:
+
+    - on each fold, with the member that is best on the other folds. If members are nearly equal,
+      that member is often not the best on this fold, which slightly favors the blend;
+    - with the member that is best on all rows, which favors that member.
+
+    Both comparisons still have one leak: the models that predicted the other folds were trained on
+    this one. To avoid it, train a preset of family `blend` with folds.
 
     Parameters
     ----------

@@ -1,4 +1,5 @@
-"""The time limit for prediction, and the concessions made to stay within it."""
+"""The time limit for prediction, and the concessions made to stay within it, such as rows that are
+not predicted."""
 
 import logging
 import os
@@ -47,8 +48,8 @@ class Budget:
         return self.seconds - self.spent()
 
     def share(self, part: float) -> "Budget":
-        """Return a budget for this part (0 to 1) of the remaining time. Both budgets share one
-        `given_up`."""
+        """Return a new budget for this share (0 to 1) of the remaining time. Concessions made
+        under either budget are counted in the same `given_up`."""
         shared = Budget(max(0.0, part * self.left()), self.clock)
         shared.given_up = self.given_up
         return shared

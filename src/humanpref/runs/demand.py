@@ -8,7 +8,8 @@ from humanpref.training.memory import T4_GIB
 TRAIN_HOURS, SUBMISSION_HOURS = 12, 9
 """Kaggle's limits for a run with a GPU and for a submission."""
 SLOWER = 2
-"""A real run takes 1 to this many times as long as `humanpref.training.roofline` says."""
+"""A real run takes at least the time that `humanpref.training.roofline` estimates, and at most this
+many times as long."""
 
 
 @dataclass(frozen=True)

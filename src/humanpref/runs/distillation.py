@@ -55,18 +55,18 @@ class Teacher(NamedTuple):
 
 
 def taught(rows: TrainingRows, teachers: Sequence[Teacher]) -> TrainingRows:
-    """Return the rows with new targets: the sum of the labels and the teachers' probabilities, each
-    times its share.
+    """Return the rows with new targets: a mean of the labels and the teachers' probabilities,
+    weighted by their shares.
 
-    A teacher that was trained on a row and did not hold it out does not judge that row. For the
-    row, its share goes to the other teachers, in proportion to their shares. Probabilities are
+    A teacher judges a row that it was trained on only if it held the row out. Otherwise, its share
+    of that row goes to the other teachers, in proportion to their shares. Probabilities are
     averaged over both orders of A and B (see `soft_labels`).
 
     If the rows have two classes, a teacher's probabilities of A and B are divided by their sum.
-    Extra rows keep their labels, and held-out rows are still evaluated on their labels. If a
-    teacher was trained on the same rows, it has also learned from the labels of the held-out rows,
-    so the metrics are too good (by 0.08 nats on 300 synthetic rows). This is logged as a warning;
-    only a separate teacher for each fold would avoid it.
+    Extra rows keep their labels, and held-out rows are still evaluated on their labels. A teacher
+    that was trained on the same rows has learned from the labels of the held-out rows, too, so the
+    metrics are too good (by 0.08 nats on 300 synthetic rows). This is logged as a warning; only a
+    separate teacher for each fold would avoid it.
 
     Raises
     ------
@@ -206,9 +206,8 @@ def soft_labels(artifacts: list[Artifact], pairs: pd.DataFrame) -> np.ndarray:
     Raises
     ------
     InputError
-        If there is a row (matched by id and texts) on which every artifact was trained and which
-        none of them held out, as is the case for extra rows; or if some artifacts have ties and
-        others have none.
+        If all artifacts were trained on a row (matched by id and texts) and none of them held it
+        out, which is the case for extra rows; or if some artifacts have ties and others have none.
     """
     check_same_classes(artifacts)
     pairs = as_pairs(pairs)

@@ -25,10 +25,9 @@ logger = logging.getLogger(__name__)
 
 
 class Outcome(NamedTuple):
-    """The probabilities, (m, 3), of one leaf (a single model) for the rows with these indices,
-    (m,). After a failure, the reason replaces the probabilities; it concerns one row or, if there
-    are no row indices, the entire leaf. The first outcome of a leaf has no rows and only reports
-    that the leaf is loaded."""
+    """A result of one leaf (a single model): row indices (m,) with their probabilities (m, 3), or
+    the reason for a failure. A failure concerns the one row that is given or, if no row is given,
+    the whole leaf. A leaf's first outcome has no rows and only reports that the leaf is loaded."""
 
     leaf: Leaf
     rows: np.ndarray

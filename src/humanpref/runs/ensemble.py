@@ -97,7 +97,7 @@ class Mixture:
     def probabilities(
         self, predictions: Mapping[Path, np.ndarray], cases: np.ndarray
     ) -> np.ndarray:
-        """Mix the predictions known so far; if only some parts predicted a row, mix only those.
+        """Mix the predictions known so far. For each row, mix only the models that predicted it.
 
         Parameters
         ----------
@@ -109,7 +109,7 @@ class Mixture:
         Returns
         -------
         ndarray
-            (n, 3) float64; NaN where no part predicted anything.
+            (n, 3) float64; NaN for rows that no model predicted.
         """
         parts = [part.probabilities(predictions, cases) for part in self.parts]
         return mix(self.blend, np.stack(parts), cases)

@@ -1,5 +1,5 @@
-"""Estimate the hours and the memory that the frozen encoders of family `embedding` need to read a
-run's texts in windows."""
+"""Estimate the hours and the memory for embedding a run's texts with a frozen encoder (family
+`embedding`), which reads long texts in windows."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -21,15 +21,15 @@ WINDOW = 512
 SPECIAL = 2
 """Number of special tokens in a window."""
 NAMED = (22, 0)
-"""Assumed numbers of tokens of an instruction that is known only by its name: before a prompt, and
-before a response, as in Qwen3-Embedding."""
+"""Assumed numbers of tokens in the instructions before a prompt and before a response, if only the
+instructions' names are known. They are those of Qwen3-Embedding."""
 LAST_TURNS = 1.1
 """Ratio of the tokens read to the tokens of the texts. The last turn of a longer conversation is
 also read separately, which added 10 % on 1,000 public rows."""
 
 
 class Windows(NamedTuple):
-    """How an encoder reads texts."""
+    """An encoder, and the windows in which it reads texts."""
 
     folder: str
     """The folder or the hub name of the encoder's weights."""
@@ -57,8 +57,8 @@ def frozen_models(config: Config) -> list[Config]:
 
 
 def windows_of(options: EmbeddingOptions) -> Windows:
-    """Return how an encoder reads texts: as its folder says or, if only its name is known, as the
-    constants of this module assume.
+    """Return the windows in which an encoder reads texts. They are defined by its folder or, if
+    only its name is known, by the constants of this module.
 
     Raises
     ------

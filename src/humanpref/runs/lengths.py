@@ -14,7 +14,7 @@ TOKENS_PER_CHARACTER = 0.23
 """On 1,000 public rows, DeBERTa's tokenizer makes 0.22 tokens per character, SmolLM2's 0.235."""
 CHARACTERS = (309, 614, 1_008, 1_456, 2_059, 2_580, 3_182, 3_892, 4_934, 7_932)
 """Quantiles (5 %, 15 % … 95 %) of the number of characters in a row (prompt and both responses)
-over the same 1,000 rows."""
+of 1,000 public rows."""
 PROMPT, RESPONSE = 0.12, 0.44
 """Shares of a row's characters in the prompt and in each response."""
 

@@ -26,9 +26,9 @@ MEMBER_FILE = "member.json"
 
 class FoldModel(NamedTuple):
     """A model to train: the name of its folder, the index of its fold, a mask (n,) of the rows that
-    it leaves out, and its configuration, in which only the seed differs between the models of a
-    run. `start` is the folder of the weights from which it starts, if any
-    (`humanpref.runs.stages`)."""
+    it leaves out, and its configuration. The configurations of a run's models differ only in the
+    seed. If the model starts from the weights of another run (`humanpref.runs.stages`), `start` is
+    the folder of these weights."""
 
     name: str
     fold: int

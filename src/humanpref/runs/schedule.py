@@ -29,30 +29,30 @@ from humanpref.schema import ID, SWAPPED_CLASSES, InputError, counted
 logger = logging.getLogger(__name__)
 
 FIRST_ROWS = 4
-"""Rows in the first block. Its time includes one-time work such as loading GPU kernels, so the
-block leads to shorter inputs only if not even one more row would fit."""
+"""Rows in the first block. Its time includes one-time work such as loading GPU kernels. Therefore,
+inputs are not shortened right after it unless there seems to be no time for even one more row."""
 BLOCK_SHARE = 1 / 8
 """Share of the remaining time that one block may take, so that a wrong projection costs little. If
-all remaining rows would fit twice, they are read in one block."""
+there is time to read all remaining rows twice, they form one block."""
 RESERVE = 0.1
 """Share of the remaining time held in reserve when planning."""
 BLOCK_ROWS = 1_024
 """Maximum rows in a block where failures are isolated."""
 MAX_FAILURES = 50
-"""Number of failed calls in a row after which a model is abandoned. Finding the one bad row of a
+"""Number of consecutive failed calls after which a model is abandoned. Finding the one bad row of a
 block takes about ten failed calls."""
 BROKEN = "CUDA error"
-"""Text that marks errors after which a process can no longer use its GPU; the row at fault is in
-the block that raised the error."""
+"""Text in the message of an error after which the process can no longer use its GPU. The row at
+fault is in the block that was being read."""
 
 
 def most_sensitive_first(probabilities: np.ndarray, costs: np.ndarray) -> np.ndarray:
     """Order the rows by how much a preference for one position changes their probabilities, per
     unit of cost, highest first.
 
-    A model that prefers the first position has the logit of A too high and that of B too low.
-    Shifting both by the same small amount moves the probabilities by a distance that depends only
-    on the probabilities: it is largest where A and B are about equally likely and a tie is not.
+    In a model that prefers the first position, the logit of A is too high and the logit of B is too
+    low. Shifting both by the same small amount moves the probabilities by a distance that depends
+    only on the probabilities. It is largest if A and B are about equally likely and a tie is not.
     The rows are ordered by the square of this distance.
 
     Examples
@@ -129,7 +129,7 @@ class Schedule:
         Raises
         ------
         RuntimeError
-            After `MAX_FAILURES` failed calls in a row.
+            After `MAX_FAILURES` consecutive failed calls.
         """
         failed = 0
         for unit in self._units():
@@ -265,8 +265,8 @@ class Schedule:
 
 
 def _block_size(costs: np.ndarray, capacity: float) -> int:
-    """Return how many rows to read next: all of them if they would fit twice, otherwise as many as
-    fit into a block's share of the time, and at least one if one fits."""
+    """Return how many rows to read next: all of them if there is time to read them twice, otherwise
+    as many as fit into `BLOCK_SHARE` of the time, but at least one if there is time for one."""
     summed = np.cumsum(costs)
     if 2 * summed[-1] <= capacity:
         return len(costs)

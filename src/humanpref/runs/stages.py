@@ -40,9 +40,8 @@ _FREE = {
     "truncation",
     "zero_start",
 }
-"""Model options that may differ between two stages. Among them is the backbone, which is compared
-by its content. The options that are not listed decide which weights the model has or how they are
-used."""
+"""Model options that may differ between two stages. The backbone may have a different name, but its
+content is compared. All other options decide which weights the model has or how they are used."""
 _INCIDENTAL = {"architectures", "dtype", "torch_dtype", "transformers_version", "use_cache"}
 """Keys of a backbone's configuration that do not change what it computes."""
 
@@ -132,11 +131,11 @@ class Stage:
         return rows.drop_duplicates([ID, PROMPT_KEY, ANSWER_KEY], ignore_index=True)
 
     def learned(self, member: str) -> set[str]:
-        """Return the keys of the prompts that a model of the earlier run has learned, in that run
-        or before it, or on which its epoch was chosen.
+        """Return the keys of the prompts that a model of the earlier run has learned. Prompts
+        learned in stages before that run are included, since their rows are never held out.
 
-        These are the prompts of all rows except those that the model held out. They include the
-        prompts learned before that run, since a row with such a prompt was never held out.
+        These are the prompts of all rows except those that the model held out. If its epoch was
+        chosen on the held-out rows, their prompts count as learned, too.
         """
         rows = self.artifact.rows
         keys = set(rows[PROMPT_KEY])

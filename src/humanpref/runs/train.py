@@ -196,7 +196,8 @@ class Run:
         rows = taught(rows, teachers) if teachers else rows
         identity = {
             "config": public_config(config.to_dict()),
-            "config_sha256": hashlib.sha256(repr(config).encode()).hexdigest(),  # with all paths
+            # Unlike `config`, the digest covers complete paths.
+            "config_sha256": hashlib.sha256(repr(config).encode()).hexdigest(),
             "data_sha256": digest_of(rows.pairs),
             "folds": folds,
         }
@@ -387,7 +388,8 @@ def _open_partial(work: Path, run: dict[str, Any]) -> Iterator[None]:
             logger.info("%s: cannot be locked; do not start a second process in this folder", work)
         if before:
             logger.info("%s: resuming an interrupted run", work)
-            (work / FACTS_FILE).unlink(missing_ok=True)  # it lists only the models trained by then
+            # This file lists only the models that were trained before the interruption.
+            (work / FACTS_FILE).unlink(missing_ok=True)
             for unfinished in work.glob(".*"):  # files that a killed run was writing
                 remove(unfinished)
         yield

@@ -33,10 +33,11 @@ from humanpref.training import device
 logger = logging.getLogger(__name__)
 
 MAX_DEATHS = 20
-"""A GPU is no longer used after this many of its processes in a row have ended without any result.
-Finding the one row of a block that crashes every process takes about ten processes."""
+"""A GPU is no longer used after this many consecutive processes on it have ended without any
+result. Finding the one row of a block that crashes every process takes about ten processes."""
 MAX_LOADS = 2
-"""The same limit, for processes that end while loading the model."""
+"""A GPU is no longer used after this many consecutive processes on it have ended while loading the
+model."""
 GRACE_SECONDS = 60
 """Seconds to wait, once time has run out, before treating an unfinished process as hung."""
 CONTEXT: Any = multiprocessing.get_context("spawn")
@@ -67,8 +68,8 @@ def shared_out(job: Job, budget: Budget, gpus: int) -> Iterator[Result]:
     Raises
     ------
     ProcessEndedError
-        After all results have been yielded: if failures are isolated and a process failed, or if
-        there are rows that no process is left to predict.
+        Once all results have been yielded: if failures are isolated and a process failed, or if
+        there are unpredicted rows and no process is left.
     InputError, RuntimeError
         At the first failure, unless failures are isolated.
     """
@@ -94,8 +95,8 @@ class _Worker:
     pipe: connection.Connection
     rows: np.ndarray
     apart: bool = False
-    """Whether an earlier process ended while it was reading these rows; no other rows are added to
-    them."""
+    """Whether these rows were being read when an earlier process ended. If so, no other rows are
+    added to them."""
     loaded: bool = False
     delivered: bool = False
     block: np.ndarray | None = None
@@ -104,8 +105,8 @@ class _Worker:
 
     @property
     def in_flight(self) -> np.ndarray:
-        """The rows that may be the cause if the process ends now: no rows while it loads the model,
-        all of its rows while it measures their costs, and then the current block."""
+        """The rows that may be at fault if the process ends now: none while it loads the model, all
+        of its rows while it measures their costs, and then the current block."""
         if not self.loaded:
             return self.rows[:0]
         return self.rows if self.block is None else self.block
@@ -125,7 +126,7 @@ class _Crew:
         self.first = np.full((len(job.pairs), 3), np.nan)
         """Probabilities from the first order, for rows that need only the second order now."""
         self.barren: Counter[int] = Counter()
-        """How many processes in a row have ended without any result, by GPU."""
+        """How many consecutive processes have ended without any result, by GPU."""
         self.ends: Counter[str] = Counter()
         """How often a process ended early, by GPU and reason."""
 
@@ -157,7 +158,7 @@ class _Crew:
 
     def _deal(self) -> None:
         """Assign the remaining rows to idle processes. If no process is idle, start new ones; if no
-        GPU is free for one, add the rows to those of busy processes. Suspects go only to idle or
+        GPU is free, add the rows to those of busy processes. Rows in `suspects` go only to idle or
         new processes."""
         if self.budget.left() <= 0:
             unread = int(np.isnan(self.first[self.left(), 0]).sum())
@@ -185,7 +186,7 @@ class _Crew:
         arguments = (gpu, self.job, self.until, theirs)
         process = CONTEXT.Process(target=work, args=arguments, daemon=True)
         process.start()
-        theirs.close()  # so that the pipe ends with the process
+        theirs.close()  # only the process keeps this end, so the pipe closes when it ends
         self.workers.append(_Worker(gpu, process, ours, self.rest[:0]))
         return self.workers[-1]
 

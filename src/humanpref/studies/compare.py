@@ -361,8 +361,8 @@ def _named(training: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _ended_with_this_process() -> Iterator[None]:
-    """If this process is interrupted or told to end, also end its trainings. Otherwise, only Ctrl-C
-    in a terminal would reach them, and the executor would wait for them."""
+    """If this process is interrupted or told to end, also end its trainings. Without this, only
+    Ctrl-C in a terminal would reach them; in all other cases, this process would wait for them."""
     try:
         yield
     except KeyboardInterrupt:

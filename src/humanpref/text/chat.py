@@ -15,7 +15,7 @@ from humanpref.text.format import PROMPT, A, B
 from humanpref.text.tokens import Template, find
 
 LABELS = {PROMPT: "Prompt:\n", A: "Response A:\n", B: "Response B:\n"}
-# A text that reveals a template that truncates texts or changes their case, markup, line breaks or
+# A text that shows whether a template truncates texts or changes their case, markup, line breaks or
 # non-ASCII characters.
 _PROBE = "Aa1 <b>&\"'\\{{x}}\n\n  ü🙂 " + "z" * 4_000
 # Llama 3's template writes today's date into every conversation, so predictions would depend on it.
@@ -76,7 +76,8 @@ def answering_template(
     Raises
     ------
     InputError
-        If a word is not one known token at this position, or if two words are the same token.
+        If a word is not a single known token after the template, or if two words are the same
+        token.
     """
     a, b, tie = answers
     choices = f"{a} for response A, {b} for response B, or {tie} for a tie"
@@ -134,8 +135,8 @@ def dialogue_template(tokenizer: Any, system_prompt: str) -> Template:
 
 
 def _around_question(tokenizer: Any, system_prompt: str) -> tuple[list[int], str, str, list[int]]:
-    """Return what surrounds the user's message when the model is to answer it: the first special
-    tokens, the text before the message, the text after it, and the last special tokens."""
+    """Return the first special tokens, the text before the user's message, the text after it, and
+    the last special tokens, for a conversation in which the model answers next."""
     if tokenizer.chat_template:  # the template writes the first and last special tokens itself
         start, end = _chat(tokenizer, system_prompt, ["user"], answering=True)
         return [], start, end, []
@@ -182,9 +183,9 @@ def _chat(tokenizer: Any, system_prompt: str, roles: list[str], answering: bool)
         probed = rendered(system, [before + probes[0], *probes[1:]])
         refilled = "".join(map("".join, zip_longest(pieces, probes, fillvalue="")))
         if len(pieces) != len(roles) + 1 or probed != refilled:
-            raise ValueError("it alters, cuts or drops a text")
+            raise ValueError("a text comes out altered, cut or missing")
         if system_prompt.strip() not in pieces[0]:
-            raise ValueError("it alters, cuts or drops the system prompt")
+            raise ValueError("the system prompt comes out altered, cut or missing")
         return pieces
 
     for system, before in dict.fromkeys([(system_prompt, ""), ("", _paragraph(system_prompt))]):
@@ -200,13 +201,13 @@ def _chat(tokenizer: Any, system_prompt: str, roles: list[str], answering: bool)
 
 @contextlib.contextmanager
 def _limited(seconds: float) -> Iterator[None]:
-    """Raise TimeoutError from the Python code that the block runs, such as a template's loop, when
-    time runs out."""
+    """Stop the Python code of the block, such as a template's endless loop, by a TimeoutError when
+    the time is up."""
     deadline, tracer = time.monotonic() + seconds, sys.gettrace()
 
     def trace(frame: FrameType, event: str, argument: Any) -> Any:
         if time.monotonic() > deadline:
-            raise TimeoutError(f"it takes more than {seconds} s")
+            raise TimeoutError(f"rendering takes more than {seconds} s")
         return trace
 
     if tracer is None:  # a debugger or a coverage tool is not disturbed

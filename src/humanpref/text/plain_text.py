@@ -1,10 +1,10 @@
-"""A decoder's input as one plain text, and a tokenizer that gives this text the same tokens that
-the package gives its parts.
+"""Write a decoder's input as one plain text, and build a tokenizer that turns it into the same
+tokens as the package.
 
-The package tokenizes every text separately, between fixed tokens (`humanpref.text.tokens`). If the
-parts are joined first, an ordinary tokenizer merges characters across their borders: Llama 3 and
-Qwen have one token for a period and two line breaks. The plain tokenizer cuts at the borders and
-adds no special tokens, since the text contains them.
+The package tokenizes every turn separately, and puts fixed tokens between turns
+(`humanpref.text.tokens`). In the joined text, an ordinary tokenizer would merge characters across
+the borders of turns: Llama 3 and Qwen have one token for a period and two line breaks. The plain
+tokenizer cuts at the borders and adds no special tokens, since the text contains them.
 """
 
 import itertools
@@ -47,7 +47,8 @@ def fixed_text(template: Template, tokenizer: Any) -> FixedText:
 
 
 def plain_tokenizer(tokenizer: Any, fixed: FixedText, padding: int, max_length: int) -> Any:
-    """Return a tokenizer for `FixedText.around` that needs no options when it is called.
+    """Return a tokenizer for the texts that `FixedText.around` returns. It needs no options when it
+    is called.
 
     Parameters
     ----------
@@ -99,10 +100,11 @@ def padding_token(tokenizer: Any, last: int, embeddings: int) -> int:
 
 
 def _borders(tokenizer: Any, fixed: FixedText, normalizer: Any) -> list[str]:
-    """Return regular expressions for the pieces of fixed text next to a text, after normalization.
+    """Return regular expressions for the fixed text that borders on turns, after normalization.
 
-    A tokenizer first cuts a text at its added tokens, and then cuts the pieces in between. So where
-    fixed text contains an added token, the piece next to a text begins or ends at that token.
+    A tokenizer cuts its input at added tokens first, and then splits each piece in between. If the
+    fixed text contains added tokens, the expressions therefore match only what lies between a turn
+    and the nearest added token.
     """
     added = sorted(map(str, tokenizer.added_tokens_decoder.values()), key=len, reverse=True)
     tokens = re.compile("|".join(map(re.escape, added)) or r"(?!)")

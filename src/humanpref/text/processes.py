@@ -25,9 +25,8 @@ def processes_for(characters: int, each: int) -> int:
 def in_parts(
     work: Callable[[Sequence[T]], R], items: Sequence[T], processes: int, name: str
 ) -> list[R]:
-    """Apply `work` to parts of the items, in separate processes if there are to be several, and
-    return the results in the order of the items. `name` describes the work in the display of the
-    time left."""
+    """Apply `work` to parts of the items, in separate processes if `processes` is above 1. Return
+    the results in the order of the items. `name` describes the work on the progress bar."""
     if processes == 1 and len(items) <= PART:
         return [work(items)]
     from humanpref.bar import shown

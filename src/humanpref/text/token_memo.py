@@ -50,7 +50,7 @@ class TokenMemo:
         return new
 
     def _part(self) -> Path:
-        """Return the first file that this process has not read or written."""
+        """Return the path of the next shared file that this process will read or write."""
         return self.folder / f"{self.parts_read}.safetensors"
 
     def _read(self) -> None:

@@ -200,7 +200,8 @@ def cut_middle(ids: np.ndarray, limit: int) -> np.ndarray:
 
 
 def _limits(sequence: Sequence, lengths: list[int], room: int, prompt_share: float) -> list[int]:
-    """Return the maximum number of tokens for each text of a sequence, which consists of rounds."""
+    """Divide `room` tokens among the texts of a sequence, as `tokenise` describes. Return each
+    text's maximum number of tokens."""
     parts = len({part for part, _ in sequence})
     turns = [lengths[part::parts] for part in range(parts)]
     shares = [prompt_share, *[(1 - prompt_share) / (parts - 1)] * (parts - 1)]

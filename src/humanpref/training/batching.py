@@ -42,8 +42,8 @@ def micro_batches(
     [[[3], [1]], [[2], [4]]]
     """
     ordered = window[np.argsort(-lengths[window], kind="stable")]
-    # Deal the rows out back and forth, as 0 1 1 0 0 1, to balance the tokens: all processes wait
-    # for the one with the most.
+    # Deal the rows out to the processes back and forth, as 0 1 1 0 0 1, to balance their tokens:
+    # all processes wait for the one with the most tokens.
     turns, process = np.divmod(np.arange(len(ordered)), processes)
     process = np.where(turns % 2, processes - 1 - process, process)
     shares = [ordered[process == number] for number in range(processes)]

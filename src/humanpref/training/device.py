@@ -51,8 +51,8 @@ def prepare() -> None:
 
 
 def look() -> dict[str, Any]:
-    """Return torch's version, its architectures, and each GPU's name and compute capability, as
-    plain JSON types."""
+    """Return torch's version, the GPU architectures that it was built for, and each GPU's name and
+    compute capability, as plain JSON types."""
     from torch import __version__, cuda
 
     return {

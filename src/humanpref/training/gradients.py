@@ -122,10 +122,11 @@ class Gradients:
     def _own(
         self, passes: list[np.ndarray], losses: torch.Tensor, rows_in_window: int
     ) -> int | None:
-        """Add the gradients of this process's passes, write their losses, and count their tokens.
+        """Add up the gradients of this process's passes, write each pass's loss into `losses`, and
+        return the number of tokens, or None if memory runs out.
 
-        If memory runs out, return None. The failed pass's tensors are freed on return, because the
-        error's traceback refers to them until then.
+        The tensors of a failed pass can be freed only after this method returns, because until then
+        the error's traceback refers to them.
         """
         device, tokens = self.accelerator.device, 0
         order = [row for rows in passes for row in rows]

@@ -1,5 +1,5 @@
-"""Read and restore the part of a module that training changes and that checkpoints and artifacts
-store."""
+"""Read and restore the learned state of a module, which checkpoints and artifacts store: its
+trainable weights and its buffers."""
 
 import contextlib
 from collections.abc import Iterator

@@ -112,7 +112,8 @@ def train(
             run.epoch(save)
             out_of_time = run.progress.stopped is not None
             run.end_epoch(validate)
-            # A run out of time has saved its last step, from which it continues if it is resumed.
+            # A run that is out of time has already saved its last step. To save the end of the
+            # epoch now would make a resumed run skip the rest of the epoch.
             if save and not out_of_time:
                 save()
         report = run.finish()

@@ -60,7 +60,7 @@ class MemoryEstimate:
     def of_module(
         cls, module: Any, training: LoopOptions, longest: int, half: bool, **sizes: int
     ) -> "MemoryEstimate":
-        """Estimate the run of a neural family's module.
+        """Return the estimate for training a neural family's module.
 
         Parameters
         ----------
@@ -102,7 +102,7 @@ class MemoryEstimate:
         ).batched(training)
 
     def batched(self, training: LoopOptions) -> "MemoryEstimate":
-        """Return the estimate with the largest batch that the training loop will form."""
+        """Return the estimate for the largest batch that the training loop will form."""
         row = self.sequences_per_row * self.length
         share = -(-training.batch_size * training.accumulation // self.processes)
         rows = min(training.batch_size, share, max(1, training.forward_tokens // row))
@@ -157,14 +157,14 @@ class MemoryEstimate:
         shape, size = self.shape, self.bytes
         if shape.gated:
             # The norms' inputs in float32; queries, keys (repeated for each head), values and the
-            # result; the gate before and after its activation, and the other factor.
+            # result; the gate before and after its activation, and the values that it multiplies.
             token = 4 * shape.norms * shape.hidden + (3 if shape.scores else 4) * (
                 size * shape.attention
             )
             token += 3 * size * shape.intermediate + self.adapted * (size + 1)
         else:
-            # Inputs of the linear layers (autocast casts once for each), queries, keys, values, the
-            # context; twice a dropout's mask and the norm's input.
+            # The inputs of the linear layers, and autocast's copies of them; queries, keys, values
+            # and the context; two dropout masks and the inputs of two norms.
             parts = (7 if shape.positions else 6) + 2 * self.half
             token = (parts * size + 10) * shape.hidden + 2 * size * shape.intermediate
         return self.tokens * token + self._kept_by_attention()
@@ -178,7 +178,7 @@ class MemoryEstimate:
         each = 5 + size if not shape.gated else 8
         kept = self.sequences * square * (each * shape.heads + 1)
         # The scores of all relative positions, their keys and queries for each sequence, and the
-        # indices that pick from them.
+        # indices with which scores are gathered.
         scores = self.tokens * shape.heads + self.sequences * shape.hidden
         return kept + (2 * size * shape.positions * scores + 16 * square * (shape.positions > 0))
 

@@ -25,7 +25,7 @@ class Device(NamedTuple):
     kernel : float
         Seconds that the host takes to start a kernel; no kernel can take less.
     element : int
-        Bytes of an activation.
+        Bytes of one element of an activation.
     """
 
     flops: float
@@ -42,7 +42,7 @@ LINK = 5e9
 
 class _Traffic(NamedTuple):
     """Bytes that one layer's kernels read and write in half precision, per token and per unit of
-    the named width; and the number of those kernels."""
+    the width after which the field is named; and the number of kernels."""
 
     hidden: float
     attention: float
@@ -71,7 +71,7 @@ _SCORED = 26
 
 @dataclass(frozen=True)
 class Passes:
-    """Passes of one model over batches: the sizes that determine their time."""
+    """The sizes that determine how long a model's forward and backward passes take."""
 
     shape: Shape
     training: bool
@@ -105,7 +105,7 @@ class Passes:
         traffic *= tokens * device.element / 2
         traffic += _EMBEDDING * self.trained_embedding
         if self.quantized:
-            # Four bits are read and two bytes written whenever a layer is used.
+            # To use a layer, four bits are read and two bytes written for each of its weights.
             traffic += 2.5 * (shape.weights - shape.embedding_weights) * uses
         busy = 2.0 * flops * tokens / device.flops + traffic / device.bandwidth
         return max(busy, self.kernels * device.kernel)
@@ -117,8 +117,8 @@ class Passes:
 
     @property
     def _layer(self) -> list[_Traffic]:
-        """The traffic of each pass through one layer. With checkpointing, there is one more forward
-        pass."""
+        """The traffic of one layer: one entry for the pass and, with checkpointing, another for the
+        forward pass that is repeated."""
         table = _DECODER if self.shape.gated else _ENCODER
         again = [table[False]] if self.training and self.checkpointing else []
         return [table[self.training], *again]

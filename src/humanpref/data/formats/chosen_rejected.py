@@ -24,9 +24,9 @@ class ChosenRejected:
     `Human:` and `Assistant:`, the prompt consists of the user's messages, which must be the same on
     both sides. In other texts, it consists of the characters with which both begin, as in trl.
 
-    Which answer is A is drawn by a digest of the prompt and of the two answers in either order.
-    Therefore no label leaks, the draw does not depend on the other rows, and exchanging both
-    columns exchanges the label and nothing else.
+    A digest of the prompt and the two answers decides which answer is A. It does not depend on
+    which answer was chosen, so no label leaks: exchanging `chosen` and `rejected` changes only the
+    label. Nor does it depend on other rows.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ class ChosenRejected:
 
 
 def _continued(before: list[Message], side: list[Message]) -> list[Message]:
-    """Return the conversation that begins with the prompt's messages, which `side` may repeat."""
+    """Return the complete conversation: `side`, preceded by `before` unless it begins with it."""
     return side if side[: len(before)] == before else [*before, *side]
 
 
@@ -132,7 +132,7 @@ def _transcript(text: str) -> list[Message]:
 
 
 def _drawn(row: Row) -> Row:
-    """Draw which answer is A, given the row with the chosen answer as A."""
+    """Draw which answer is A, and set the label. In the given row, the chosen answer is A."""
     chosen, rejected = row.response_a, row.response_b
     ordered = sorted((chosen, rejected))
     text = json.dumps([row.prompt, *ordered])

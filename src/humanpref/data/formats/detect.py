@@ -84,8 +84,8 @@ def format_of(
     columns : sequence of str
         The columns of the texts, from `text_columns`.
     head : iterable of sequences
-        The cells of the first rows in these columns. The form that most of them have is that of all
-        rows.
+        The cells of the first rows in these columns. All rows are expected to have the form that
+        most of these cells have.
     forced : str, optional
         The name of the format. By default, the columns and the form decide.
     literal : bool
@@ -131,7 +131,8 @@ def label_reader(
     Raises
     ------
     InputError
-        If labels are required and missing or incomplete, or if there are both kinds of labels.
+        If labels are required and missing or incomplete, or if the table has both the winner and
+        probabilities as labels.
     """
     present = [column for column in LABEL_COLUMNS if column in header]
     if WINNER in header and present:
@@ -153,7 +154,8 @@ def label_reader(
 
 
 def looks_like_wsdm(name: str, header: Collection[str]) -> bool:
-    """Return whether a table in the format `name` is WSDM Cup's, provided that no row is a tie."""
+    """Return whether a table whose detected format is `name` is in WSDM Cup's format instead if no
+    row is a tie."""
     return name == PLAIN and {WINNER, LANGUAGE} <= set(header)
 
 

@@ -29,8 +29,8 @@ class Form(StrEnum):
 
 
 def form_of(cell: Any) -> Form | None:
-    """Return the form of one cell, or None if it could have several forms: a missing cell, and the
-    strings `""` and `"null"`.
+    """Return the form of one cell. A missing cell and the strings `""` and `"null"` may have any
+    form, so the result for them is None.
 
     >>> form_of('["Hello"]'), form_of([{"role": "user", "content": "Hello"}]), form_of("")
     (<Form.JSON_TURNS: 'a JSON list of strings'>, <Form.MESSAGES: 'a list of messages'>, None)
@@ -58,8 +58,8 @@ def form_of(cell: Any) -> Form | None:
 
 
 def prevailing_form(cells: Iterable[Any]) -> Form | None:
-    """Return the form that most cells have, or None if no cell decides. Of two forms that are
-    equally frequent, the one that comes first in `Form` prevails."""
+    """Return the most frequent form of the cells, or None if `form_of` finds no form for any cell.
+    Of two equally frequent forms, return the one that comes first in `Form`."""
     counts = Counter(map(form_of, cells))
     found = [form for form in Form if counts[form]]
     return max(found, key=counts.__getitem__, default=None)

@@ -18,8 +18,8 @@ _WINNERS = {
     "tie (bothbad)": (2, "ties in which both are bad"),
     "both_bad": (2, "ties in which both are bad"),
 }
-"""The winners as text, each with the index of its class and the information that a label loses, if
-any."""
+"""The winners as text, each with the index of its class and a plural noun for what the class cannot
+express, if anything."""
 
 
 class OneHot:

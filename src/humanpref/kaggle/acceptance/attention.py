@@ -1,4 +1,4 @@
-"""DeBERTa's fused attention against transformers' own on the device: results and time."""
+"""Compare the results and the time of DeBERTa's fused attention with transformers' own (eager)."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -14,14 +14,14 @@ from humanpref.training.inputs import moved
 
 LENGTHS, TOKENS = (128, 512, 1_024), 2_048
 LEAST = 1e-4
-"""A relative error of at most this is accepted, even if transformers' own attention errs less."""
+"""Relative error that is always accepted, even if eager attention has a smaller one."""
 SLOWER = 1.1
-"""How much longer fused attention may take."""
+"""Maximum time of fused attention, as a multiple of the time of eager attention."""
 Cast = AbstractContextManager
 
 
 def attention(setting: Setting) -> Iterator[Row]:
-    """Compare forward and backward passes of DeBERTa-v3-base with both kinds of attention."""
+    """Compare passes of DeBERTa-v3-base with eager and with fused attention, at several lengths."""
     lengths = (32, 64) if setting.quick else LENGTHS
     with scratch() as folder:
         kinds = {}
@@ -42,7 +42,7 @@ def attention(setting: Setting) -> Iterator[Row]:
 
 def _compared(setting: Setting, kinds: dict[str, Workload], length: int, rows: int) -> Row:
     eager, fused = kinds["eager"], kinds["fused"]
-    # One row is padded.
+    # A shorter row, so that the batch has padding.
     texts = np.full((rows, 3), length)
     texts[0] = length // 6
     batch = moved(eager.rows(texts)(np.arange(rows)), device())
@@ -70,7 +70,7 @@ def _compared(setting: Setting, kinds: dict[str, Workload], length: int, rows: i
 
 
 def _pass(work: Workload, batch: dict[str, Any], cast: Cast, train: bool) -> torch.Tensor:
-    """Run a forward and a backward pass under autocast or not, and return the logits."""
+    """Run a forward and a backward pass in the context `cast`, and return the logits."""
     work.module.train(train)
     work.module.zero_grad()
     with cast:
@@ -80,8 +80,8 @@ def _pass(work: Workload, batch: dict[str, Any], cast: Cast, train: bool) -> tor
 
 
 def _results(work: Workload, batch: dict[str, Any], cast: Cast) -> list[torch.Tensor]:
-    """Return the logits, and the gradients of attention's weights and of the relative embeddings,
-    without dropout."""
+    """Run a pass without dropout. Return the logits, and the gradients of the query weights, key
+    weights and relative embeddings."""
     logits = _pass(work, batch, cast, train=False)
     names = ("query_proj.weight", "key_proj.weight", "rel_embeddings.weight")
     found = [
@@ -93,5 +93,5 @@ def _results(work: Workload, batch: dict[str, Any], cast: Cast) -> list[torch.Te
 
 
 def _error(found: list[torch.Tensor], exact: list[torch.Tensor]) -> float:
-    """Return the largest relative error, by the norm of each tensor."""
+    """Return the largest relative error of a tensor, by the norm of its difference from `exact`."""
     return max(float((a - b).norm() / b.norm()) for a, b in zip(found, exact, strict=True))

@@ -1,5 +1,5 @@
-"""Backbones with random weights: in the sizes of the presets' own, or small ones with a
-tokenizer."""
+"""Create backbones with random weights: in the sizes of the presets' backbones, or small ones with
+a tokenizer."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -22,7 +22,7 @@ DEBERTA = {
     "type_vocab_size": 0,
 }
 STACK = 4
-"""Layers to which models of 7 and 9 billion weights are cut."""
+"""Number of layers that are kept of backbones with 7 or 9 billion weights."""
 QUICK = {
     "hidden_size": 64,
     "num_hidden_layers": 2,
@@ -34,19 +34,19 @@ QUICK = {
     "position_buckets": 16,
     "embedding_size": 32,
 }
-"""Sizes of tiny models, of which each kind of backbone has some."""
+"""Sizes of tiny backbones; an architecture uses only those keys that its configuration has."""
 
 
 def configuration(name: str, quick: bool = False, **changes: Any) -> Any:
     """Return a transformers configuration with a backbone's published sizes, which must be known.
-    If the backbone has billions of weights, the configuration has only its first layers.
+    If the hidden size is above 3,000, the configuration has only `STACK` layers.
 
     Parameters
     ----------
     name : str
         The backbone, as in a preset.
     quick : bool
-        Whether to return a tiny one of the same kind.
+        Whether to use the sizes `QUICK` instead.
     **changes
         Other settings, for example the dropout.
     """
@@ -61,7 +61,7 @@ def configuration(name: str, quick: bool = False, **changes: Any) -> Any:
 
 
 def layers_of(name: str) -> str:
-    """Return a note if `configuration` cuts the backbone's layers, else ""."""
+    """Return a note about the layers that `configuration` keeps; empty if it keeps all."""
     layers = published_sizes(name)["num_hidden_layers"]
     kept = configuration(name).num_hidden_layers
     return "" if kept == layers else f", {kept} of {layers} layers"
@@ -75,6 +75,7 @@ def random_backbone(config: Config, sizes: Any, dtype: torch.dtype) -> Any:
     config : Config
         A configuration of a neural family.
     sizes : transformers configuration
+        The sizes of the backbone.
     dtype : torch.dtype
         The type of a decoder's weights; an encoder's are float32.
     """
@@ -89,14 +90,14 @@ def random_backbone(config: Config, sizes: Any, dtype: torch.dtype) -> Any:
 def save_small(
     folder: Path, family: str, texts: Iterable[str], quick: bool = False, dropout: float = 0.0
 ) -> Path:
-    """Write a small backbone with a tokenizer, as a publisher would, and return its folder.
+    """Save a small backbone with random weights and a tokenizer, and return its folder.
 
     Parameters
     ----------
     folder : Path
         Where to write it.
     family : str
-        `encoder`, or `decoder` or `dpo` for a language model.
+        `encoder`, or one of `decoder` and `dpo`, which use the same language model.
     texts : iterable of str
         The texts on which the tokenizer is trained.
     quick : bool
@@ -107,7 +108,7 @@ def save_small(
     encoder = family == "encoder"
     tokenizer = train_tokenizer(list(texts), 600)
     if not encoder:
-        # As Llama 3's: a token at the start, none at the end, and none for padding.
+        # Special tokens as in Llama 3: one at the start, none at the end, none for padding.
         tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token = "[CLS]", "[SEP]", None
         tokenizer.cls_token = tokenizer.sep_token = None
         tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
@@ -130,7 +131,7 @@ def save_small(
     torch.manual_seed(0)
     model = (AutoModel if encoder else AutoModelForCausalLM).from_config(sizes)
     for weight in model.parameters():
-        # Random weights of the usual size hardly change their input; trained ones do.
+        # Layers with the usual random weights hardly change their input; trained layers do.
         if weight.ndim == 2:
             weight.data.mul_(4)
     model.save_pretrained(folder)
@@ -139,8 +140,8 @@ def save_small(
 
 
 def without_dropout(source: Path, folder: Path) -> Path:
-    """Make a folder with the same files, by links, but no dropout in the configuration; dropout
-    draws other numbers on another device."""
+    """Create a copy of a backbone without dropout, and return its folder. Dropout would draw
+    different random numbers on the CPU and on the GPU. The other files are linked, not copied."""
     folder.mkdir()
     for path in source.iterdir():
         if path.name != "config.json":

@@ -17,12 +17,12 @@ from humanpref.training.shapes import Shape
 
 
 def measure(quick: bool = False) -> Device:
-    """Measure this process's device with the numbers that `humanpref.training.roofline` needs.
+    """Measure the speed of this process's device, as `humanpref.training.roofline` needs it.
 
     Parameters
     ----------
     quick : bool
-        Whether to use small tensors, whose figures say little.
+        Whether to use small tensors; the measured speeds then say little.
     """
     place, half = device(), DTYPES.get(resolve("auto", device()), torch.float32)
     size, elements = (256, 2**20) if quick else (4_096, 2**27)
@@ -40,7 +40,7 @@ def measure(quick: bool = False) -> Device:
 
 
 def fastest(work: Callable[[], object], rounds: int = 5) -> float:
-    """Return the time of the fastest of several calls, in seconds, after a warm-up call."""
+    """Call `work` several times after a warm-up call, and return the shortest time in seconds."""
     taken = []
     for _ in range(rounds + 1):
         synchronize()
@@ -52,8 +52,8 @@ def fastest(work: Callable[[], object], rounds: int = 5) -> float:
 
 
 def _kernel_seconds() -> float:
-    """Return the seconds that the host takes to start a kernel, measured in training passes of a
-    model so small that the kernels themselves take no time."""
+    """Return the seconds that the host takes to start one GPU kernel. They are measured by training
+    a model so small that the kernels themselves take almost no time."""
     with scratch() as folder:
         work = workload(preset_config("deberta-v3-small", folder, quick=True))
     rows = work.rows(np.full((2, 3), 16))
@@ -69,7 +69,7 @@ def _kernel_seconds() -> float:
 
 
 def name() -> str:
-    """Return the device's name, and how many there are if there are several."""
+    """Return the device's name, preceded by the number of GPUs if there are several."""
     if device().type == "cpu":
         return f"CPU ({platform.machine()}, {os.cpu_count()} cores)"
     number, own = torch.cuda.device_count(), torch.cuda.get_device_name()
@@ -77,8 +77,8 @@ def name() -> str:
 
 
 def check(setting: Setting) -> list[Row]:
-    """Report the device, its memory, and what it reaches; without a GPU, only a quick run can
-    pass."""
+    """Report the device, its memory and its measured speed. Without a GPU, the check fails; in a
+    quick run it is not judged."""
     found = measure(setting.quick)
     facts = [
         f"{found.flops / 1e12:.3g} TFLOP/s",

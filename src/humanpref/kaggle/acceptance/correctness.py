@@ -1,4 +1,5 @@
-"""Whether trainings are right on the device: as on the CPU, resumed, and when memory runs out."""
+"""Compare training on the device with training on the CPU, and a resumed training with an
+uninterrupted one."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -27,21 +28,21 @@ from humanpref.training.shapes import Shape
 
 FAMILIES = ("encoder", "decoder", "dpo")
 SHARE = {"no": 1e-4, "fp16": 0.05, "bf16": 0.4}
-"""By precision, how far probabilities may be from float32's, as a share of their own spread over
-the rows; bf16 has an eighth of fp16's digits."""
+"""By precision, the largest accepted difference from the probabilities in float32, as a share of
+their standard deviation over the rows. bf16 is eight times as coarse as fp16."""
 RESUMED = 0.05
-"""The same for a resumed training; on a GPU, sums of gradients have no fixed order."""
+"""The same share for a resumed training; a GPU adds gradients in no fixed order."""
 LEAST_SPREAD = 1e-3
-"""Standard deviation of the probabilities, below which a comparison would say nothing."""
+"""Minimum standard deviation of the probabilities; below it, a comparison would say nothing."""
 RATE = {"encoder": 5e-5, "decoder": 5e-4, "dpo": 5e-4}
-"""Learning rates of pretrained backbones."""
+"""Learning rates for pretrained backbones, by family."""
 SKIPPED = 2
-"""Steps that fp16's first gradient scale, 65,536, may cost."""
+"""Number of steps that may be skipped because fp16's first gradient scale, 65,536, is too large."""
 
 
 def parity(setting: Setting) -> Iterator[Row]:
-    """Train each family in each half precision, and compare its predictions with those after the
-    same training on the CPU in float32; also read the CPU's weights in half precision."""
+    """Train each family on the CPU in float32, and on the device in each half precision; compare
+    the predictions. Then predict on the device with the CPU's weights, and compare again."""
     pairs = some_pairs(12 if setting.quick else 32)
     for family in FAMILIES:
         with scratch() as folder:
@@ -66,7 +67,11 @@ def _compared(
     expected: np.ndarray,
     pairs: pd.DataFrame,
 ) -> Row:
-    """Compare the model, trained in half precision, and the reader, with the CPU's weights."""
+    """Compare the predictions of two models on the device with those of the CPU, `expected`.
+
+    `model` was trained on the device in half precision; `reader` has the weights trained on the
+    CPU.
+    """
     report = model.report_["training"]
     trained = np.abs(model.predict_proba(pairs) - expected).max()
     reader.set_params(inference=dataclasses.replace(reader.inference, precision=precision))
@@ -95,8 +100,8 @@ def _in(precision: str, family: str) -> list[str]:
 def _backbones(
     setting: Setting, family: str, folder: Path, pairs: pd.DataFrame
 ) -> Iterator[tuple[str, ...]]:
-    """Yield the name of each backbone that a family is checked with, its folder, and options: a
-    random one, and the given ones of its kind."""
+    """Yield a name, a folder and overrides for each backbone on which a family is checked: a
+    backbone with random weights, and the backbones in `setting.weights` that fit the family."""
     yield family, str(save_small(folder / "random", family, texts_of(pairs), setting.quick))
     for path in setting.weights:
         if Shape.of(AutoConfig.from_pretrained(path)).gated == (family != "encoder"):
@@ -105,8 +110,8 @@ def _backbones(
 
 
 def resume(setting: Setting) -> Iterator[Row]:
-    """Stop a training after its first step, resume it, and compare it with one that was not
-    interrupted."""
+    """Stop a training of each family after its first step, resume it, and compare the predictions
+    with those of an uninterrupted training."""
     pairs = some_pairs(12)
     for family in FAMILIES:
         with scratch() as folder:

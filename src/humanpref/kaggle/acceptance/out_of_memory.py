@@ -1,5 +1,5 @@
-"""Whether a training that runs out of memory continues with smaller passes, and as if they had been
-small from the start."""
+"""Check that a training that runs out of memory continues with smaller passes, and that its loss is
+the same as with small passes from the start."""
 
 import copy
 from collections.abc import Iterator
@@ -14,11 +14,12 @@ from humanpref.runs.estimate import memory_of, shape_of
 LENGTH = 512
 NO_LIMIT = 10**9
 FAR = 1e-3
-"""How far the loss may be from that of small passes, relative."""
+"""Largest accepted relative difference between the two losses."""
 
 
 def out_of_memory(setting: Setting) -> Iterator[Row]:
-    """Train one step whose rows, in one pass, need half as much memory again as the device has."""
+    """Train one step whose rows, in one pass, need 1.5 times the device's memory. Then train the
+    same step with small passes from the start, and compare the losses."""
     real = not setting.quick and device().type == "cuda"
     with scratch() as folder:
         rows = 16
@@ -51,7 +52,7 @@ def out_of_memory(setting: Setting) -> Iterator[Row]:
 
 
 def _times_too_many(config: object) -> int:
-    """Return how many times a batch has to be repeated to need 1.5 times the device's memory."""
+    """Return how many batches of 16 rows together need 1.5 times the device's memory."""
     total = torch.cuda.mem_get_info()[1] / 2**30
     estimated = memory_of(config, shape_of(config.model.backbone), LENGTH)
     per_sequence = estimated.gib()["activations"] / estimated.sequences
@@ -59,6 +60,6 @@ def _times_too_many(config: object) -> int:
 
 
 def _refuse(module: torch.nn.Module, _: tuple, arguments: dict) -> None:
-    """Simulate a device on which a third of the batch fits."""
+    """Simulate a device with memory for only a third of the batch: refuse larger passes."""
     if arguments["input_ids"].numel() > 16 * 2 * 64 / 3:
-        raise torch.OutOfMemoryError("played")
+        raise torch.OutOfMemoryError("simulated: the pass is too large")

@@ -1,5 +1,5 @@
-"""Two GPUs: fold models trained one on each, and one model trained on both, by the training
-kernel's own launcher."""
+"""Check the training kernel's launcher on two GPUs: with a fold model on each GPU, and with one
+model on both."""
 
 import os
 from collections.abc import Iterator
@@ -31,7 +31,8 @@ from humanpref.training.device import DRY_RUN, PLAYED_GPUS
 SECONDS = 90
 """Time limit of each launched training."""
 SHARE = 0.05
-"""How far probabilities may be from those of one process, as a share of their spread."""
+"""Largest accepted difference from the probabilities of a training in one process, as a share of
+their standard deviation over the rows."""
 
 
 def processes(setting: Setting) -> Iterator[Row]:
@@ -46,7 +47,7 @@ def processes(setting: Setting) -> Iterator[Row]:
         backbone = save_small(folder / "random", "encoder", texts_of(pairs), setting.quick)
         write_pairs(folder / "train.csv", pairs)
         for case, folds in (("a fold on each GPU", 2), ("one model on both", None)):
-            # Two processes share a window of several passes.
+            # Several batches per step, so that two processes have something to share.
             config = small("encoder", backbone, "training.accumulation=4")
             yield _compared(case, config, folder, folds)
 

@@ -1,5 +1,5 @@
-"""Run the checks one by one, each in its own process and within its time, and make one table of
-their rows."""
+"""Run the checks one by one, each in its own process with a time limit, and make one table of
+their results."""
 
 import multiprocessing
 import os
@@ -49,7 +49,7 @@ CHECKS: dict[str, tuple[Check, float]] = {
 
 
 def attempt(name: str, check: Check, setting: Setting) -> Iterator[Row]:
-    """Run a check in this process; an error becomes a row."""
+    """Run a check in this process and yield its rows. An error becomes a row that failed."""
     try:
         yield from check(setting)
     except Exception as error:
@@ -60,19 +60,22 @@ def attempt(name: str, check: Check, setting: Setting) -> Iterator[Row]:
 def run(
     setting: Setting, seconds: float = SECONDS, checks: dict[str, tuple[Check, float]] = CHECKS
 ) -> list[Row]:
-    """Run checks in processes that cannot take this one with them: a check that hangs is killed,
-    and one that crashes or is killed becomes a row.
+    """Run each check in its own process, and return the rows of all checks. A check that hangs is
+    killed. For a check that crashes or is killed, a row that failed is added.
 
     Parameters
     ----------
     setting : Setting
+        The options of the checks.
     seconds : float
-        Time limit of all checks together; each check's own is in proportion.
+        Time limit of all checks together; the limit of each check changes in proportion.
     checks : dict
-        As `CHECKS`; functions that another process can import.
+        Functions and time limits, as in `CHECKS`; other processes must be able to import the
+        functions.
     """
     context = multiprocessing.get_context("forkserver")
-    # Imported once; each check is a fork of that process, in which nothing may have started CUDA.
+    # A server process imports this module once, and each check is a fork of that process. A fork
+    # can use CUDA only if no import has started it; with this variable, looking for GPUs does not.
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
     context.set_forkserver_preload([__name__])
     until, rows = time.monotonic() + seconds, []
@@ -85,7 +88,7 @@ def run(
             continue
         found = list(_watched(context, name, check, setting, limit))
         if name == FIRST and any(row.passed is False for row in found):
-            # Perhaps an import has started CUDA; new processes take longer, but share nothing.
+            # Perhaps an import has started CUDA. New processes start more slowly, but without it.
             context = multiprocessing.get_context("spawn")
             found = list(_watched(context, name, check, setting, limit))
         rows += found
@@ -125,8 +128,8 @@ def _watched(
 
 
 def _work(sender: Connection, name: str, check: Check, setting: Setting) -> None:
-    """Run a check in this process and send its rows, then None."""
-    os.setsid()  # so that its own processes can be ended with it
+    """Run a check in this process, send its rows, and then send None."""
+    os.setsid()  # so that the processes that the check starts can be killed with it
     os.dup2(2, 1)  # standard output is for the table
     for row in attempt(name, check, setting):
         sender.send(row)
@@ -142,7 +145,7 @@ def table(rows: list[Row]) -> str:
 
 
 def verdict(rows: list[Row]) -> str:
-    """Return PASS or FAIL with the numbers of rows.
+    """Return PASS or FAIL, with the number of rows for each result.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""What a check is given and what it returns, and the device on which it runs."""
+"""The options and the results of a check, and helpers for its device, data and models."""
 
 import contextlib
 import tempfile
@@ -21,15 +21,16 @@ from humanpref.training.precision import DTYPES, has_bf16, process_state, resolv
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the table.
+    """A result of a check, as one row of the table.
 
     Attributes
     ----------
     check, case : str
+        The name of the check, and the model or setting that it measured.
     measured, expected : str
-        For people to read.
+        The measured values, and the values that pass, as text.
     passed : bool or None
-        None if it could not be judged here.
+        Whether the check passed; None if it was not judged.
     """
 
     check: str
@@ -41,12 +42,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Setting:
-    """What a check is given.
+    """The options of all checks.
 
     Attributes
     ----------
     quick : bool
-        Whether models are tiny, to try the checks themselves; times and memory are not judged then.
+        Whether to use tiny models, which only test the code of the checks. Times and memory are
+        then not judged.
     weights : tuple of Path
         Folders of pretrained backbones, for the checks of precision.
     """
@@ -56,7 +58,7 @@ class Setting:
 
     @property
     def judged(self) -> bool:
-        """Whether times and memory are judged: in full size, on a GPU."""
+        """Whether times and memory are judged; this needs a GPU and models in full size."""
         return not self.quick and device().type == "cuda"
 
 
@@ -72,7 +74,7 @@ def synchronize() -> None:
 
 
 def autocast() -> contextlib.AbstractContextManager:
-    """Return autocast in the device's default precision, as the training loop uses it."""
+    """Return the autocast context that the training loop uses by default on this device."""
     half = DTYPES.get(resolve("auto", device()))
     return torch.autocast(device().type, half) if half else contextlib.nullcontext()
 
@@ -86,7 +88,7 @@ def precisions() -> list[str]:
 
 @contextlib.contextmanager
 def on_the_cpu() -> Iterator[None]:
-    """Compute on the CPU, in float32."""
+    """Make models in the block compute on the CPU, in float32."""
     try:
         with patch_environment(accelerate_use_cpu="true"):
             AcceleratorState._reset_state(reset_partial_state=True)
@@ -97,13 +99,13 @@ def on_the_cpu() -> Iterator[None]:
 
 @contextlib.contextmanager
 def scratch() -> Iterator[Path]:
-    """Make a folder for a check's files."""
+    """Yield a temporary folder, which is deleted after the block."""
     with tempfile.TemporaryDirectory(prefix="humanpref-acceptance-") as folder:
         yield Path(folder)
 
 
 def some_pairs(number: int) -> pd.DataFrame:
-    """Return labeled rows of the synthetic arena."""
+    """Return `number` labeled rows of the synthetic arena."""
     return as_pairs(make_arena(rows=number, seed=0).train)
 
 
@@ -133,7 +135,7 @@ SMALL = {
 
 
 def small(family: str, backbone: str | Path, *overrides: str) -> Config:
-    """Return the configuration of a short training."""
+    """Return a family's configuration for a short training with the given backbone."""
     preset, *settings = SMALL[family]
     shared = [
         f"model.backbone={backbone}",

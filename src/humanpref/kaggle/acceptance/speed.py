@@ -1,4 +1,4 @@
-"""A preset's speed and memory on the device against the estimates."""
+"""Compare a preset's speed and memory on the device with the estimates."""
 
 import time
 from collections.abc import Iterator
@@ -19,15 +19,16 @@ from humanpref.training.predict import predict_logits
 from humanpref.training.roofline import Device
 
 SECONDS = 3.0
-"""About how long a measured training takes, by its estimate."""
+"""Estimated duration of a measured training, which determines its number of rows."""
 FACTOR = 1.5
-"""How far a measured time may be from the roofline's, in either direction."""
+"""Largest accepted ratio between a measured time and the roofline's, in either direction."""
 UNDER, OVER = 0.95, 1.30
-"""The memory estimate over the measured peak, at least and at most."""
+"""Minimum and maximum of the estimated memory divided by the measured peak."""
 
 
 def speed(setting: Setting, preset: str) -> Iterator[Row]:
-    """Train on random rows in a preset's sizes, and read them: peak memory, then time."""
+    """Train a preset's model on random rows, and predict them. Yield results for the peak memory,
+    the training time and the inference time."""
     case = f"{preset}{layers_of(load_config(preset).model.backbone)}"
     with scratch() as folder:
         config = preset_config(preset, folder / "backbone", setting.quick)
@@ -37,7 +38,7 @@ def speed(setting: Setting, preset: str) -> Iterator[Row]:
 
 
 def _memory(setting: Setting, case: str, work: Workload) -> Row:
-    """Train two steps on rows of the maximum length, which also serves to warm up."""
+    """Train two steps on rows of the maximum length and judge the memory; this also warms up."""
     config = work.config
     if device().type == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -64,7 +65,7 @@ def _memory(setting: Setting, case: str, work: Workload) -> Row:
 
 
 def _times(setting: Setting, case: str, work: Workload, card: Device) -> Iterator[Row]:
-    """Train on rows with real lengths, and read them once."""
+    """Train on rows with real lengths, predict them once, and judge the times."""
     config, number = work.config, 2 * work.config.training.batch_size
     if not setting.quick:
         sample, _, _ = _modeled(work, 256, card)
@@ -108,11 +109,11 @@ def _times(setting: Setting, case: str, work: Workload, card: Device) -> Iterato
 
 
 def _modeled(work: Workload, number: int, card: Device) -> tuple[float, float, np.ndarray]:
-    """Return the roofline's seconds for training on some rows with real lengths and for reading
-    them once on one such device, and the tokens of their texts, (n, 3)."""
+    """Return the roofline's seconds for training on `number` rows with real lengths, its seconds
+    for predicting them once, and the numbers of tokens in their texts, (n, 3)."""
     config, rng = work.config, np.random.default_rng(0)
     texts = rng.permutation(np.resize(assumed_lengths().train, (number, 3)))
-    # Otherwise, the estimate would draw the same rows in another order.
+    # Pass the same rows in the same order; by default, the estimate would draw its own.
     found = estimate(
         config, "", Lengths(texts, texts, ""), rows=number, test_rows=number, device=card
     )

@@ -1,5 +1,5 @@
-"""A preset's module and rows without pretrained weights or texts: random weights in the backbone's
-published sizes, and random token ids with the lengths of real rows."""
+"""Build a preset's module and rows without pretrained weights or texts: with random weights in the
+backbone's published sizes, and with random token ids."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -50,20 +50,21 @@ QUICK = {
 
 @dataclass(frozen=True)
 class Workload:
-    """A preset's training, to be measured.
+    """A preset's configuration and module, for measuring its training and its predictions.
 
     Attributes
     ----------
     config : Config
+        The configuration; see `preset_config`.
     module : Module
-        Where it computes, on the device.
+        The module, on the device.
     """
 
     config: Config
     module: nn.Module
 
     def rows(self, texts: np.ndarray) -> TokenRows:
-        """Make rows whose prompts and responses have these numbers of tokens, (n, 3)."""
+        """Make random rows, given the numbers of tokens in their prompts and responses, (n, 3)."""
         config = self.config
         vocabulary = self.module.backbone.config.vocab_size
         rng = np.random.default_rng(0)
@@ -85,8 +86,8 @@ class Workload:
         return TokenRows(sequences, 0, columns)
 
     def train(self, rows: TokenRows, **changes: Any) -> dict[str, Any]:
-        """Train on the rows with random labels and some options changed, and return the loop's
-        report."""
+        """Train on the rows with random labels, and return the training loop's report. `changes`
+        replace options of the training."""
         options = self.config.training
         labels = np.eye(3)[np.random.default_rng(1).integers(3, size=len(rows.sequences))]
         loss = RewardReport(options) if self.config.family == "dpo" else loss_of(options)
@@ -95,7 +96,7 @@ class Workload:
 
 
 def _sequence(length: int, side: int | None, vocabulary: int, rng: Any) -> Tokenised:
-    """Make a sequence of random tokens: a prompt with one response, or with both
+    """Make a sequence of `length` random tokens: a prompt with one response, or with both responses
     if `side` is None."""
     share = PROMPT_SHARE if side is None else PROMPT_SHARE / (PROMPT_SHARE + RESPONSE)
     prompt = max(1, round(share * length))
@@ -108,18 +109,19 @@ def _sequence(length: int, side: int | None, vocabulary: int, rng: Any) -> Token
 
 
 def preset_config(preset: str, folder: Path, quick: bool = False, *overrides: str) -> Config:
-    """Return a preset's configuration for one pass over random rows. Its backbone is a folder with
-    a configuration only, so that the estimates find its sizes.
+    """Return a preset's configuration for one pass over random rows. Its backbone is `folder`, with
+    a config.json but no weights; the estimates read its sizes there.
 
     Parameters
     ----------
     preset : str
+        The preset's name.
     folder : Path
-        Where that configuration is written.
+        The folder for the backbone's config.json, which this function writes.
     quick : bool
-        Whether to use a tiny backbone of the same kind.
+        Whether to use a tiny backbone of the same architecture.
     *overrides : str
-        Other settings.
+        Other overrides, `section.key=value`.
     """
     plain = load_config(preset)
     family = plain.family
@@ -131,7 +133,7 @@ def preset_config(preset: str, folder: Path, quick: bool = False, *overrides: st
 
 
 def workload(config: Config) -> Workload:
-    """Build a configuration's module with random weights, as the package builds it."""
+    """Build a configuration's module as the package does, but with random weights."""
     place = device()
     half = DTYPES.get(resolve("auto", place), torch.float32)
     sizes = AutoConfig.from_pretrained(config.model.backbone)

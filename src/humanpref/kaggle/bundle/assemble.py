@@ -68,8 +68,8 @@ def bundle(
     project : Path
         The checkout; see `humanpref.kaggle.bundle.checkout.find_project`.
     out : Path
-        The bundle's folder. An earlier bundle there is replaced, except for its weights, which a
-        run that needs the same ones continues to use.
+        The bundle's folder. An earlier bundle there is replaced, except for its weights; a run that
+        needs the same weights continues to use them.
     run : KernelRun
         The run that the kernels are built for; without a preset there is no training kernel, and
         at least one artifact is needed.
@@ -139,14 +139,14 @@ def bundle(
 def earlier_weights(
     bundle: Path, run: KernelRun, artifacts: Sequence[Path]
 ) -> dict[str, Any] | None:
-    """Return the weights that an earlier bundle in this folder uses, as arguments of `use_weights`,
-    if the run needs the same ones; otherwise, None."""
+    """Return the weights of an earlier bundle in this folder, as arguments of `use_weights`. Return
+    None if there are none, or if the run does not need the same weights."""
     if not bundle.exists():
         return None
     try:
         earlier = read_run(bundle / DATASET_FOLDER)
         pretrained = earlier.pretrained
-    except InputError:  # of a different version of humanpref
+    except InputError:  # a different version of humanpref may have written it
         return None
     leaves = [leaf for path in artifacts for leaf in Artifact.load(path).ensemble.leaves()]
     needs = run.pretrained or any((leaf.folder / BASE_FILE).is_file() for leaf in leaves)
@@ -164,8 +164,8 @@ def earlier_weights(
 
 
 def uses_gpus(dataset: Path, run: KernelRun) -> dict[str, bool]:
-    """Return, for each kernel, whether any model that it trains, or predicts with, uses a GPU.
-    `dataset` is the staged dataset, with its artifacts."""
+    """Return, by kernel, whether any of the models that it trains or predicts with uses a GPU.
+    `dataset` is the folder of the staged dataset with its artifacts."""
     config = run.config
     trained = config is not None and uses_gpu(config)
     configs = itertools.chain(*configs_of(dataset, run).values())
@@ -173,7 +173,7 @@ def uses_gpus(dataset: Path, run: KernelRun) -> dict[str, bool]:
 
 
 def mounting(metadata: dict[str, Any], competition: str) -> dict[str, Any]:
-    """Return a kernel's metadata with a different competition in the place of the default one."""
+    """Return a kernel's metadata with the default competition replaced by `competition`."""
     key = "competition_sources"
     sources = [competition if source == DEFAULT else source for source in metadata.get(key, [])]
     return metadata | ({key: list(dict.fromkeys(sources))} if sources else {})

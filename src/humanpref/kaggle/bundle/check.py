@@ -51,7 +51,7 @@ def check_bundle(bundle: Path) -> list[Finding]:
     metadata = check_dataset(dataset / DATASET_METADATA)
     artifacts = (dataset / "artifacts").is_dir()
     findings = _check_together(kernels, metadata, run.competition, artifacts)
-    # The manifest holds the versions to compare with, so it is checked first.
+    # The other checks compare versions with those in the manifest, so it is checked first.
     damaged = _check_files(dataset, MARKER)
     findings += damaged
     if not damaged:
@@ -107,8 +107,8 @@ def _check_backbone(kernel: Metadata, run: KernelRun) -> None:
 
 
 def _check_gpus(kernels: dict[str, Metadata], used: dict[str, bool]) -> list[Finding]:
-    """Return a finding for each kernel that asks for a GPU and uses none, or the other way
-    around."""
+    """Return a finding for each kernel that asks for a GPU but uses none, or uses a GPU without
+    asking for it."""
     problems = {
         True: "the kernel's models use a GPU; set it to true",
         False: "none of the kernel's models uses a GPU, which costs quota; set it to false",

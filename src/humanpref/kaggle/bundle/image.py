@@ -62,9 +62,9 @@ def image_tags(python: str) -> frozenset[Tag]:
 
 
 def environment(python: str) -> dict[str, str]:
-    """Return the values that a requirement's markers have in the image, given a Python version such
-    as `3.12`."""
-    # pip itself would use the values of the Python that runs it.
+    """Return the values of the environment markers in the image, given a Python version such as
+    `3.12`."""
+    # By default, markers have the values of the Python that evaluates them.
     return {
         "implementation_name": "cpython",
         "implementation_version": f"{python}.0",

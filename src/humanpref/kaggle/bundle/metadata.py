@@ -19,8 +19,8 @@ KERNEL_METADATA = "kernel-metadata.json"
 DATASET_METADATA = "dataset-metadata.json"
 """The file names that the client expects for a folder's metadata."""
 
-# The client documents this rule for the owner in an `owner/slug`, but enforces it only for models.
 _NAME, _NAME_LENGTH = re.compile("[a-z0-9]+(-[a-z0-9]+)*"), 30  # a slug has at most 50 characters
+# The client documents this rule for the owner in `owner/slug`, but enforces it only for models.
 _USER_NAME = re.compile("[a-z0-9]+([-_][a-z0-9]+)*")
 
 
@@ -66,7 +66,7 @@ def check_owner(owner: str) -> None:
 
 
 def check_name(name: str) -> None:
-    """Raise InputError unless `name` can be an experiment's part of a slug."""
+    """Raise InputError unless `name` can be an experiment's name, which becomes a part of slugs."""
     if not _NAME.fullmatch(name) or len(name) > _NAME_LENGTH or name == "accept":
         raise InputError(
             f"--name: expected at most {_NAME_LENGTH} lower-case letters and digits, with single "

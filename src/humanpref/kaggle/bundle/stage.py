@@ -66,7 +66,8 @@ def stage_dataset(
     ------
     InputError
         If a wheel cannot be built, fetched or installed in the image, a file is unsuitable for
-        upload, two artifacts have the same name, or one has no ties and the competition has.
+        upload, two artifacts have the same name, or an artifact has no ties although the
+        competition has them.
     """
     folder.mkdir()
     freeze = read_image(image or project / "wheels" / IMAGE)
@@ -105,8 +106,8 @@ def stage_dataset(
 
 
 def configs_of(dataset: Path, run: KernelRun) -> dict[str, list[Config]]:
-    """Return the configurations of all models that the kernels train or read, by `preset NAME` and
-    `artifact NAME`."""
+    """Return the configurations of all models that the kernels train or predict with. The keys are
+    `preset NAME` and `artifact NAME`."""
     config = run.config
     found = {f"preset {run.preset}": trained_models(config)} if config else {}
     for artifact in staged_artifacts(dataset):
@@ -116,14 +117,14 @@ def configs_of(dataset: Path, run: KernelRun) -> dict[str, list[Config]]:
 
 
 def staged_artifacts(dataset: Path) -> list[Artifact]:
-    """Return the dataset's artifacts, by name."""
+    """Return the dataset's artifacts, sorted by name."""
     paths = sorted(dataset.glob(f"artifacts/*/{FACTS_FILE}"))
     return [Artifact.load(path.parent) for path in paths]
 
 
 def library_faults(dataset: Path, run: KernelRun, facts: dict[str, Any]) -> list[str]:
-    """Return a line for each preset or artifact and each library that it needs and that neither the
-    image nor the dataset has; `facts` is the dataset's manifest."""
+    """Return a line for each library that a preset or artifact needs, but neither the image nor the
+    dataset has. `facts` is the dataset's manifest."""
     present = facts["image"]["versions"].keys() | facts["wheels"].keys()
     return [
         f"{name} needs {library}, which neither the image nor the bundle has; rerun humanpref "
@@ -164,8 +165,8 @@ def version_faults(dataset: Path, facts: dict[str, Any]) -> dict[str, str]:
 
 
 def _copy_nltk(sources: Sequence[Path], target: Path) -> None:
-    """Copy the English part of NLTK's data, unpacked, since Kaggle would unpack archives
-    elsewhere."""
+    """Copy the English part of NLTK's data. Its archives are unpacked here, since Kaggle would
+    unpack them into other folders."""
     for resource, patterns in _NLTK_DATA.items():
         with tempfile.TemporaryDirectory() as temporary:
             unpacked = _find_nltk(resource, sources, Path(temporary))
@@ -175,7 +176,7 @@ def _copy_nltk(sources: Sequence[Path], target: Path) -> None:
 
 
 def _find_nltk(resource: str, sources: Sequence[Path], temporary: Path) -> Path:
-    """Return the folder of a resource. If it is an archive, unpack it into `temporary`."""
+    """Return the folder of an NLTK resource. If it is an archive, unpack it into `temporary`."""
     for source in sources:
         archive = source / f"{resource}.zip"
         if (source / resource).is_dir():

@@ -11,14 +11,14 @@ logger = logging.getLogger(__name__)
 
 
 def verdict(run: KernelRun) -> str:
-    """Return the estimate of a run's training and inference in one line; empty if it needs no
-    GPU."""
+    """Return the estimate of a run's training and inference in one line. Return an empty string if
+    nothing is trained, if no GPU is needed, or if there is no estimate."""
     found = _estimate(run)
     return found.verdict() if found else ""
 
 
 def impossible(run: KernelRun) -> str:
-    """Return why a run's training cannot succeed; empty if it can, or if nothing is trained."""
+    """Return the reason why a run's training cannot succeed; empty if there is no known reason."""
     found = _estimate(run)
     return found.impossible if found else ""
 

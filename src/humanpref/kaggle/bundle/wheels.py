@@ -3,8 +3,8 @@
 The kernels install with `--no-index --no-deps`, so pip looks nothing up and resolves nothing there.
 Everything is therefore verified here: the image or the bundle must meet every requirement of every
 wheel, and every wheel must fit the image's Python and platform. The package's requirements and the
-image's versions determine which packages are locked, and a bundle's configurations determine which
-of those it contains.
+image's versions determine which packages are locked. A bundle's configurations determine which of
+the locked packages it contains.
 """
 
 import email.parser
@@ -100,8 +100,8 @@ def read_wheel(path: Path) -> Wheel:
 
 
 def read_lock(path: Path) -> dict[str, set[str]]:
-    """Read the lock. Return the SHA-256 of each wheel of a distribution, by the distribution's
-    requirement, `name==version`.
+    """Read the lock. Return the SHA-256 hashes of each distribution's wheels; a key has the form
+    `name==version`.
 
     Raises
     ------
@@ -182,7 +182,7 @@ def unmet(
     bundled = {wheel.name: wheel for wheel in wheels}
     for python in PYTHONS:
         installed = [(wheel, "") for wheel in wheels] + [(wheels[0], extra) for extra in extras]
-        for wheel, extra in installed:  # grows by the extras that a requirement names
+        for wheel, extra in installed:  # the loop appends the extras that requirements name
             for requirement in wheel.requires:
                 marker = requirement.marker
                 if marker and not marker.evaluate({**environment(python), "extra": extra}):
@@ -206,8 +206,8 @@ def fetch(folder: Path, ours: Wheel, image: Image, extras: Collection[str] = EXT
     Parameters
     ----------
     folder : Path
-        The folder that contains the lock; the wheels are kept there. A wheel with any other hash is
-        not used.
+        The folder that contains the lock; the wheels are kept there. A wheel whose hash is not in
+        the lock is not used.
     ours : Wheel
         The package's own wheel.
     image : Image
@@ -247,7 +247,7 @@ def _lacking(wheels: Sequence[Wheel], image: Image, extras: Collection[str]) -> 
 
 
 def _fetch_pinned(folder: Path, pin: str, digests: set[str]) -> None:
-    """Download one distribution's wheels, given its requirement and their hashes."""
+    """Download the wheels of a distribution (`pin`, `name==version`) that have the given hashes."""
     with tempfile.TemporaryDirectory() as temporary:
         lines = Path(temporary, LOCK)
         lines.write_text(pin + "".join(f" --hash=sha256:{each}" for each in sorted(digests)))

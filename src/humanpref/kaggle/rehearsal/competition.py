@@ -64,8 +64,8 @@ class Files:
         self.test[ID] = list(itertools.islice(itertools.chain(ids, unused), rows))
 
     def make_uneven(self, config: Config) -> None:
-        """Drop a test row if their number is even, and training rows until the last batch of an
-        epoch has a single row, so that processes cannot share them equally."""
+        """Make the numbers of rows such that processes cannot share the rows equally. Drop one test
+        row if their number is even. Drop training rows until the last batch has a single row."""
         self.repeat_test(len(self.test) - (len(self.test) + 1) % 2)
         training = config.training
         pairs = read_pairs(self.train, format=self.rules.format)
@@ -172,7 +172,7 @@ def _read_files(train: Path | None, test: Path | None, format: str | None) -> Fi
 def _hold_out(train: Path, format: str | None) -> Files:
     """Split labeled rows by prompt into training rows and at most `HELD_OUT_ROWS` test rows."""
     pairs = read_pairs(train, labels=True, format=format)
-    # Rows of weight 0 count in no metric.
+    # Do not test on rows of weight 0, since no metric counts them.
     held = (grouped_folds(pairs, k=5, seed=42) == 0) & positive_weight_mask(pairs, train)
     test = np.flatnonzero(held)[:HELD_OUT_ROWS]
     cells = competition_cells(train, format)

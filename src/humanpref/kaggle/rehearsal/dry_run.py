@@ -217,7 +217,7 @@ def dry_run(options: DryRun, echo: Callable[[str], None] = print) -> Report:
             if (working / "submission.csv").is_file():
                 shutil.copy(working / "submission.csv", folder)
         if fault := report.worse_than_prior():
-            # On the user's own rows this may be legitimate; the synthetic arena is learnable.
+            # The synthetic arena is learnable; the user's own rows or artifacts may not be.
             own = options.train or options.test or options.artifacts
             (report.warnings if own else report.reasons).append(fault)
         write_json(folder / "report.json", report.to_dict())
@@ -226,7 +226,7 @@ def dry_run(options: DryRun, echo: Callable[[str], None] = print) -> Report:
 
 
 def _uses(artifacts: Sequence[Path], config: Config) -> tuple[bool, bool]:
-    """Return whether the training, and whether the inference, uses every GPU."""
+    """Return whether training uses every GPU, and whether inference does."""
     if artifacts:
         ensembles = [Artifact.load(folder).ensemble for folder in artifacts]
         return False, any(leaf.uses_gpu for own in ensembles for leaf in own.leaves())

@@ -19,9 +19,9 @@ FAULTS = {
     "killed-inference": "a process that predicts for one GPU is killed",
 }
 """The faults by name. With `no-labels`, the training kernel must end with an error. With
-`killed-training`, it must end with an error that tells of the kill, and a later version that mounts
-its output must finish the run. With `killed-inference`, every row must be predicted all the same,
-and status.json must tell of the kill. With the others, nothing can be predicted: the inference
+`killed-training`, it must end with an error that reports the kill, and a later version that mounts
+its output must finish the run. With `killed-inference`, every row must still be predicted, and
+status.json must report the kill. With any other fault, nothing can be predicted: the inference
 kernel's commit run must end with an error and its hidden rerun with exit code 0, and both must
 leave a valid submission and give the reason in status.json."""
 OOM_BYTES = 64 * 2**20
@@ -30,11 +30,11 @@ for the package."""
 
 
 def kill_of(fault: str | None, kernel: str) -> Kill | None:
-    """Return the process that a fault kills in a kernel, by its key in `TITLES`."""
+    """Return the process that a fault kills in a kernel run (a key of `TITLES`), or None."""
     if (fault, kernel) == ("killed-training", "train"):
         return Kill(r"training: [\d,]+ rows", "humanpref.kaggle.runtime.launch")
     if fault == "killed-inference" and kernel in ("infer", "rerun"):
-        # The log's first line about a model, once one of its processes has loaded it.
+        # The log has such a line as soon as a process has loaded the model.
         return Kill(r": 0 of [\d,]+ rows", "--multiprocessing-fork")
     return None
 

@@ -28,8 +28,8 @@ def judge_training(
     working : Path
         The kernel's `/kaggle/working`, which must contain an artifact.
     log : Path
-        The kernel's log. Without labels, or if a process is killed, the kernel must fail and give
-        the reason in its last line.
+        The kernel's log. With fault `no-labels` or `killed-training`, the kernel must fail and give
+        the reason in the last line of its log.
     report : Report
         The report to which the results are added.
     name : str
@@ -40,7 +40,8 @@ def judge_training(
     code, metrics = report.exit_codes[name], working / "artifact" / "metrics.json"
     text = log.read_text(encoding="utf-8")
     failures = {"no-labels": "", "killed-training": "SIGKILL"}
-    # A single model may be trained by all GPUs together, or be left for the resumed run.
+    # Nothing to judge if all GPUs train a single model together (the log then has the number of
+    # processes), or in the resumed run, which may have only one model left.
     if launches and name == "train" and f"{report.gpus} processes" not in text:
         _judge_gpus(name, text, report)
     if report.fault in failures and name == "train":
@@ -121,7 +122,7 @@ def _judge_gpus(name: str, log: str, report: Report) -> None:
 
 
 def _project(status: dict[str, Any], report: Report) -> None:
-    """Estimate the time for the hidden rows from the time for the test rows."""
+    """Estimate the time for the hidden rows from the test rows; warn if it is above the limit."""
     rows, seconds = status["predicted"], defaultdict(float, status["seconds"])
     if not (rows and seconds["predict"]):
         return

@@ -59,7 +59,7 @@ class Kernels:
     trains: bool = True
 
     def run(self, name: str, metadata_path: Path) -> Path:
-        """Run one kernel; return its `/kaggle/working`.
+        """Run one kernel, and return the folder that served as its `/kaggle/working`.
 
         Parameters
         ----------
@@ -76,7 +76,7 @@ class Kernels:
                 f"{metadata_path}: enable_internet is not false; the competition refuses such a "
                 "kernel"
             )
-        if name == "resumed":  # by a version that mounts the output of the one before
+        if name == "resumed":  # a second version mounts the output of the first
             metadata["kernel_sources"] = [metadata["id"]]
         box = self._make_box(name)
         inputs, working = box.root / "input", box.root / "working"

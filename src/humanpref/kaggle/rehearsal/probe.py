@@ -16,12 +16,21 @@ SUCCEEDED = "succeeded"
 class Probe:
     """The results of a program's attempts to get out of its box.
 
-    `connection`, `lookup`, `input_remount` (mounting the input folder as writable) and
-    `input_write` (attempted after that) are `succeeded` or say why they failed; `unreachable` tells
-    whether the connection failed for lack of a route; `interfaces` are the network interfaces that
-    are up; `package` tells whether humanpref can be imported, which must
-    fail before the kernel installs it; `readable` lists the places outside the box that may hold
-    credentials and were readable.
+    Attributes
+    ----------
+    mode : str
+        The box's mode.
+    connection, lookup, input_remount, input_write : str
+        `succeeded`, or why it failed: to connect to an address, to look up a name, to remount the
+        input folder as writable, and then to write to it.
+    unreachable : bool
+        Whether the connection failed for lack of a route.
+    interfaces : tuple of str
+        The network interfaces that are up.
+    package : bool
+        Whether humanpref can be imported, which must fail before the kernel installs it.
+    readable : tuple of str
+        The readable places that may hold the user's credentials.
     """
 
     mode: str
@@ -74,9 +83,9 @@ class Probe:
 
 
 def probe(box: Box) -> Probe:
-    """Try, from inside a box, to reach the network, to remount the inputs as writable, to write to
-    them, and to read what may hold credentials: other processes' environments, the user's home
-    folder, and variables of the box's own environment.
+    """Try, from inside a box, to reach the network, to remount the inputs as writable and to write
+    to them. Also look for readable places that may hold credentials: the environment of other
+    processes, the user's home folder, and the box's own environment variables.
 
     Raises
     ------
@@ -86,7 +95,7 @@ def probe(box: Box) -> Probe:
     output: list[str] = []
     home = Path.home()
     mounted = [Path(folder) for folder in (*python_folders(), box.environment)]
-    # The folders that lead to Python are visible, but only as far as that.
+    # These folders of the home folder contain the mounted Python, so they are visible in the box.
     ways = {folder.relative_to(home).parts[0] for folder in mounted if home in folder.parents}
     outside = [str(os.getpid()), os.readlink("/proc/self/ns/pid"), str(home), json.dumps([*ways])]
     given = [str(box.kaggle / "input"), *outside]

@@ -81,8 +81,8 @@ class Report:
             return f"the log loss {loss:.4f} is above the prior's {prior:.4f}"
         if self.accuracy is not None and self.accuracy < self.prior_accuracy:
             return (
-                f"the accuracy {self.accuracy:.4f} is below {self.prior_accuracy:.4f}, that of the "
-                "likelier winner for every row"
+                f"the accuracy {self.accuracy:.4f} is below {self.prior_accuracy:.4f}, the "
+                "accuracy of naming the likelier winner for every row"
             )
         return ""
 
@@ -128,7 +128,7 @@ class Report:
                 f"exit code {self.exit_codes[name]} after {self.seconds[name]:.0f} s; {used}"
                 f"{self.disk_bytes[name] / 2**20:,.1f} MiB written",
             )
-            if self.fault:  # without a fault, they are among the reasons
+            if self.fault:  # without a fault, these texts are among the reasons
                 yield from (("degraded", text) for text in self.degraded.get(name, []))
         if self.seconds_per_step is not None:
             yield "training step", f"{self.seconds_per_step:.3f} seconds"

@@ -33,15 +33,15 @@ from humanpref.training.device import DRY_RUN
 logger = logging.getLogger(__name__)
 
 _FOLDERS = {"input": "--ro-bind", "src": "--ro-bind", "working": "--bind", "temp": "--bind"}
-# Environment variables that a run inherits: its threads, the GPU to use, and the location
-# of its driver.
+# Environment variables that a run inherits: the numbers of threads, the GPUs to use, and the
+# location of the GPU driver.
 _INHERITED = (
     *("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "MKL_NUM_THREADS"),
     *("CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH"),
 )
 _DEVICES = ("nvidia*", "kfd", "dri", "dxg")
-# From /etc, the loader's and the resolver's files, so that a failing look-up is due to the network
-# and not to a missing file.
+# Of /etc, only the files of the dynamic loader and of name resolution are listed. With them, a
+# look-up of a name can fail only for lack of a network, and not for lack of a file.
 _SYSTEM = (
     *("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64"),
     *("/etc/ld.so.cache", "/etc/alternatives", "/etc/passwd", "/etc/group", "/etc/localtime"),
@@ -68,8 +68,8 @@ class Kill:
     done: bool = False
 
     def hear(self, line: str, process: subprocess.Popen) -> None:
-        """Kill the process, a descendant of `process`, if the line of output says that it is
-        time."""
+        """If the line of output matches `self.line`, kill the youngest descendant of `process` with
+        `self.argument` in its command line. Only one process is ever killed."""
         if self.done or not re.search(self.line, line):
             return
         for pid in sorted(_descendants(process), reverse=True):
@@ -82,7 +82,7 @@ class Kill:
 
 @dataclass(frozen=True)
 class Box:
-    """One kernel's machine.
+    """The sandbox in which one kernel runs.
 
     Attributes
     ----------
@@ -106,12 +106,12 @@ class Box:
 
     @property
     def python(self) -> str:
-        """The environment's interpreter."""
+        """The path of the environment's Python interpreter."""
         return str(self.environment / "bin" / "python")
 
 
 def make_box(mode: str, root: Path, environment: Path) -> Box:
-    """Create the folders of a box, and return it."""
+    """Create the folders of a box under `root`, and return the box."""
     for name in _FOLDERS:
         (root / name).mkdir(parents=True, exist_ok=True)
     return Box(mode, root.resolve(), environment.resolve())
@@ -211,7 +211,7 @@ def _kill_largest(process: subprocess.Popen, memory: int) -> None:
 
 
 def _descendants(process: subprocess.Popen) -> dict[int, int]:
-    """Return the memory in bytes of each descendant of a process, by its id."""
+    """Return the memory, in bytes, of each descendant of a process, by process ID."""
     parents, held = {}, {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
@@ -238,7 +238,7 @@ def _environment(box: Box) -> dict[str, str]:
 
 
 def _bwrap(box: Box) -> list[str]:
-    """Return the command line that precedes the kernel's."""
+    """Return the bubblewrap command line that the kernel's command is appended to."""
     program = shutil.which("bwrap")
     if program is None:
         raise InputError("bwrap is not installed")

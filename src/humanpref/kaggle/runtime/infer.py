@@ -192,5 +192,5 @@ class SubmissionWriter:
 
 
 def _predicted(probabilities: np.ndarray) -> int:
-    """Return how many rows have probabilities."""
+    """Return the number of rows that have probabilities, rather than NaN."""
     return int((~np.isnan(probabilities[:, 0])).sum())

@@ -45,7 +45,7 @@ def find_backbones(input_root: Path) -> list[Path]:
 
 
 def outermost(folders: Iterable[Path]) -> list[Path]:
-    """Drop each folder that is inside an earlier one."""
+    """Return the folders in order, without those inside an earlier one."""
     kept: list[Path] = []
     for folder in folders:
         if not set(kept) & set(folder.parents):
@@ -79,8 +79,8 @@ def find_backbone(name: str, input_root: Path) -> Path:
 
 
 def point_to_base(model: Path, input_root: Path) -> None:
-    """For a model that names its base but does not contain it, find where the base is mounted in
-    this run, and set HUMANPREF_BASE to that folder.
+    """Find the mounted backbone on which a model was trained, and set HUMANPREF_BASE to its folder.
+    Do nothing if the model was saved with all of its weights.
 
     Parameters
     ----------
@@ -104,21 +104,20 @@ def point_to_base(model: Path, input_root: Path) -> None:
 
 
 def check_weights(backbone: Path, manifest: str = "") -> None:
-    """Check a backbone against the manifest that `humanpref kaggle weights` packed with it; a
-    backbone without a manifest is accepted as it is.
+    """Check a backbone against the manifest that `humanpref kaggle weights` packed with it.
 
     Parameters
     ----------
     backbone : Path
         The backbone's folder.
     manifest : str
-        The SHA-256 that the manifest itself must have. If empty, any manifest is accepted, and so
-        is a backbone without one.
+        The SHA-256 that the manifest itself must have. If empty, any manifest is accepted, and a
+        backbone without a manifest is not checked.
 
     Raises
     ------
     InputError
-        If a file is missing or differs from the one that was packed.
+        If the manifest is not the expected one, or a file is missing or differs from it.
     """
     marker = backbone / WEIGHTS_MARKER
     digest = sha256(marker) if marker.is_file() else "none"

@@ -88,9 +88,12 @@ def processes(config: Config) -> int:
 
 
 def places(config: Config) -> list[str]:
-    """Return a value of `CUDA_VISIBLE_DEVICES` for each model that is trained at the same time. If
-    there are several GPUs and the family is trained by gradient descent, these are the GPUs' names.
-    Otherwise, the only value is "", with which a process sees the same devices as this one."""
+    """Return a value of `CUDA_VISIBLE_DEVICES` for each model that is trained at the same time.
+
+    These are the names of the GPUs if there are several and the family is trained by gradient
+    descent. Otherwise, one model is trained at a time: the only value is "", for which the
+    variable is left unchanged.
+    """
     descends = isinstance(config.training, LoopOptions)
     return device.names(device.gpus()) if descends and device.gpus() > 1 else [""]
 
@@ -234,8 +237,8 @@ def _launcher(number: int) -> list[str]:
     python = [sys.executable, "-u", "-m"]
     if number == 1:
         return python
-    # accelerate warns if it has to choose these itself; the loop sets the precision. Port 0 means
-    # any free port.
+    # accelerate warns if the command leaves these values to it. The training loop sets the
+    # precision itself. Port 0 means any free port.
     chosen = ["--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no"]
     processes = ["--multi_gpu", f"--num_processes={number}", "--main_process_port=0"]
     return [*python, "accelerate.commands.launch", *processes, *chosen, "-m"]
@@ -248,7 +251,7 @@ def _signal(child: subprocess.Popen, number: int) -> None:
 
 
 def main(order: dict[str, Any]) -> int:
-    """Train one model, alone or together with other processes, and return the exit code."""
+    """Train the model named in `order`, alone or with other processes; return the exit code."""
     main_one = os.environ.get("RANK", "0") == "0"
     logging.basicConfig(
         level=logging.INFO if main_one else logging.WARNING, format="%(message)s", stream=sys.stdout

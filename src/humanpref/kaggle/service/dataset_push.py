@@ -93,7 +93,7 @@ def push_dataset(
     except ServiceError as error:
         if isinstance(error, PendingError) and may_become_ready(client, records[name]):
             raise
-        # The version that seemed to be ours is a different one, or unusable.
+        # The version that seemed to be the pushed one is a different one, or unusable.
         records.update(name, state="refused")
         raise
     records.write(name, "done", **entry, version=dataset_version(client, ref))
@@ -112,7 +112,7 @@ def may_become_ready(client: Client, entry: dict[str, Any]) -> bool:
 
 
 def wait_for_dataset(client: Client, entry: dict[str, Any]) -> None:
-    """Wait until a recorded dataset is ready and its manifest is the recorded one."""
+    """Wait until a dataset is ready and has the manifest that its record names."""
     ref = entry["ref"]
 
     def check() -> tuple[bool | None, str]:

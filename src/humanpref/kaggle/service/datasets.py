@@ -101,8 +101,8 @@ def uploaded(client: Client, folder: Path, ref: str, digest: str) -> Iterator[li
         try:
             yield files
         except RefusedError as error:
-            # Raise the error only after the context has ended and discarded these uploads, since
-            # they may be the cause.
+            # These uploads may be the cause. Raise the error only after the context has ended, so
+            # that the context discards them.
             refused = error
     if refused is not None:
         raise refused

@@ -134,7 +134,7 @@ def _names(ref: str) -> dict[str, Any]:
 
 
 def _log_text(log: str) -> str:
-    """Return a kernel's log as it was printed; Kaggle stores it as a JSON list of pieces."""
+    """Return a kernel's log as plain text; Kaggle stores it as a JSON list of fragments."""
     try:
         return "".join(piece["data"] for piece in json.loads(log))
     except (ValueError, TypeError, KeyError):

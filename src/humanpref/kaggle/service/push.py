@@ -165,9 +165,12 @@ def push_kernel(
     chosen: bool = True,
     anyway: bool = False,
 ) -> None:
-    """Push a kernel, which starts its run, unless the same code has already run, or is running, on
-    the sources that it mounts now. If `chosen` is False, nothing is pushed; but if the kernel's
-    record was lost and Kaggle has the kernel, the record is restored."""
+    """Push a kernel, which starts its run. Do not push it if the same code has already run, or is
+    running, on the same sources.
+
+    If `chosen` is False, nothing is pushed; but if the kernel's record was lost and Kaggle has the
+    kernel, the record is restored.
+    """
     with tempfile.TemporaryDirectory() as temporary:
         source, name = folder / KERNEL_METADATA, folder.name
         staged = stage_kernel(source, Path(temporary), owner, manifest, records.name)
@@ -188,7 +191,7 @@ def push_kernel(
         facts = {"manifest": manifest, "inputs": inputs, "competition": competition}
 
         def current() -> Kernel | None:
-            # Ask repeatedly about an earlier push: Kaggle may once deny a kernel that exists.
+            # Ask several times about a kernel that was pushed: Kaggle may once report it missing.
             entry = records[name]
             pushed = entry.get("ref") == ref and (entry.get("version") or entry.get("base"))
             return settled(lambda: get_kernel(client, ref)) if pushed else get_kernel(client, ref)
@@ -205,8 +208,9 @@ def push_kernel(
             if known:
                 fits = kernel.version == records[name]["version"]
             else:
-                # The record was lost. The code contains the dataset's digest, so it identifies the
-                # dataset. It identifies no mounted kernel, but such a kernel must have run before.
+                # The record was lost. The code contains the dataset's digest, so the same code
+                # means the same dataset. Mounted kernels are not in the code, but must have run
+                # before this kernel.
                 others = [other for other, of in inputs.items() if isinstance(of, int)]
                 fits = (
                     is_ours(kernel)
@@ -247,8 +251,9 @@ def mounted_pushes(
     manifest: str,
     anyway: bool = False,
 ) -> dict[str, Any]:
-    """Wait until the kernels among a kernel's sources have run. Return the identity of each source
-    that was pushed from here, by reference. With `anyway`, an unfinished training is accepted."""
+    """Wait until every kernel in `sources` that was pushed from here has run. Return the digest or
+    version of each source that was pushed from here, by reference. With `anyway`, accept a training
+    kernel that ran out of time."""
     pushes = {entry["ref"]: name for name, entry in records.pushes().items()}
     for source in sorted(sources & pushes.keys()):
         name = pushes[source]

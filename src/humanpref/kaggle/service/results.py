@@ -93,14 +93,14 @@ def check_current(client: Client, entry: dict[str, Any]) -> None:
 
 
 def check_whole(client: Client, entry: dict[str, Any], anyway: bool) -> dict[str, Any]:
-    """Check that the recorded version of a kernel left a complete result after it ran, and return
-    the values of its status.json (empty if it left none that can be read).
+    """Check that the recorded version of a kernel ran and left a complete result. Return the values
+    of its status.json; empty if that file is missing or cannot be read.
 
     Raises
     ------
     ServiceError
-        If the result is incomplete; the message gives the reasons. With `anyway`, they are only
-        logged.
+        If the result is incomplete; the message gives the reasons. With `anyway`, the reasons are
+        only logged.
     """
     files, _ = run_output(client, entry["ref"])
     content = None

@@ -25,9 +25,9 @@ def guarded(seconds: float) -> Iterator[Traffic]:
     """Limit the time that the block and its requests to Kaggle take, and discard what the client
     prints.
 
-    The client sets no time limits on its requests, so the limit for a single read is set in
-    `HTTPAdapter.send`, through which all of them pass. An alarm limits the entire block. It goes
-    off repeatedly, because the client's uploads retry after any error.
+    The client sets no time limits on its requests. All requests pass through `HTTPAdapter.send`, so
+    the limit for a single read is set there. An alarm limits the entire block. The alarm goes off
+    repeatedly, because the client's uploads retry after any error.
     """
     from requests.adapters import HTTPAdapter
 
