@@ -71,7 +71,7 @@ class Bar:
         self.started = self.told = time.perf_counter()
 
     def advance(self, steps: int = 1, note: str = "") -> None:
-        """Count this many more steps as done, and show the progress, followed by the note."""
+        """Count `steps` more steps as done, and show the progress, followed by `note`."""
         tenths, self.done = 10 * self.done // self.total, self.done + steps
         self.bar.set_postfix_str(note, refresh=False)
         self.bar.update(steps)

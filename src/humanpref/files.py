@@ -139,14 +139,15 @@ def write_whole(path: str | Path) -> Iterator[TextIO]:
 
 
 def _claim(path: Path, create: Callable[[Path], Any], held: contextlib.ExitStack) -> Path:
-    """Create and lock a temporary file or folder next to `path`, and make `held` remove it. Another
-    process may take it for abandoned and remove it before it is locked. In that case, create a new
-    one."""
+    """Create and lock a temporary file or folder next to `path`, and return its path. It is removed
+    when `held` is closed. If another process takes it for abandoned and removes it before it is
+    locked, create another."""
     while True:
         place = path.with_name(f"{_prefix(path)}{secrets.token_hex(4)}{UNFINISHED}")
         if os.path.lexists(place):
             continue
-        held.callback(_discard, place)  # before it exists, since a signal may arrive at any time
+        # Do this before the file exists, since a signal may arrive at any time.
+        held.callback(_discard, place)
         create(place)
         with contextlib.suppress(BlockingIOError, FileNotFoundError):
             held.enter_context(locked(place))

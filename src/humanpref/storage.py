@@ -15,8 +15,8 @@ _ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 def storage_failure(error: BaseException | None) -> OSError | None:
-    """Return the system's error if an exception was caused by a full or read-only file system, a
-    quota or a limit on file sizes, whichever library raised it; otherwise, return None.
+    """Return the operating system's error behind an exception from any library if the cause is a
+    full or read-only file system, a quota or a limit on file sizes; otherwise, return None.
 
     Examples
     --------
@@ -36,15 +36,15 @@ def storage_failure(error: BaseException | None) -> OSError | None:
 
 
 def written_path(failure: OSError) -> str | None:
-    """Return the path that a `storage_failure` names, or None. If a copy failed, this is the copy's
-    path."""
+    """Return the path that a `storage_failure` names, or None if it names none. If a file could not
+    be copied, this is the path of the copy, not of the original."""
     named = failure.filename if failure.filename2 is None else failure.filename2
     return None if named is None else os.fsdecode(named)
 
 
 def not_written(path: str | Path, failure: OSError) -> InputError:
-    """Return the error for a path that could not be written because of a `storage_failure`. If the
-    file system is full, the message says how much space is free there now."""
+    """Return an InputError which says that a path could not be written because of a
+    `storage_failure`, and, if the file system is full, how much space is free there now."""
     reason = failure.strerror
     if failure.errno == errno.ENOSPC:
         place = Path(path).absolute()

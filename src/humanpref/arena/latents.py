@@ -90,8 +90,8 @@ def draw_conversations(count: int, rng: Generator) -> pd.DataFrame:
 
 
 def draw_answers(conversations: pd.DataFrame, models: np.ndarray, rng: Generator) -> pd.DataFrame:
-    """Draw one answer per row: that of model `models[i]` to the i-th conversation. `models` has
-    shape (rows,).
+    """Draw one answer per row: in row i, model `models[i]` answers conversation i. `models` is
+    (rows,).
 
     Columns
     -------

@@ -1,2 +1,2 @@
-"""The command line: one file per command or group, with the parser next to its function, and no
-other logic."""
+"""The command line. Each command or group has one file, with its parser and the function that runs
+it. All other logic is in the other folders of the package."""

@@ -1,4 +1,4 @@
-"""`python -m humanpref.cli`."""
+"""Run the command line as `python -m humanpref.cli`."""
 
 import sys
 

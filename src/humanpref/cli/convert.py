@@ -1,4 +1,4 @@
-"""`humanpref convert`: write pairs of any format in the competition's schema."""
+"""`humanpref convert`: read pairs in any format, and write them in the competition's schema."""
 
 import argparse
 from typing import Any

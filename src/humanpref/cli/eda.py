@@ -1,4 +1,4 @@
-"""`humanpref eda`: write a page about a file of pairs."""
+"""`humanpref eda`: write an HTML page with figures and tables about a file of pairs."""
 
 import argparse
 from typing import Any

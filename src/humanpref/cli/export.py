@@ -1,4 +1,4 @@
-"""`humanpref export`: write a decoder as a plain folder of transformers."""
+"""`humanpref export`: write a decoder as a folder that transformers alone can read."""
 
 import argparse
 from typing import Any

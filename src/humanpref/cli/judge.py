@@ -102,7 +102,8 @@ def lines_of(judgement: "Judgement") -> list[str]:
 
 
 def _shares(shares: dict[str, float], shown: int, above: str, below: str) -> list[str]:
-    """List the features with the largest shares, in nats, and the sum of the others."""
+    """List what the features add to a score, in nats: the `shown` largest shares, and the sum of
+    the others."""
     rows = [(_plain(name), share) for name, share in shares.items() if share]
     rows.sort(key=lambda row: -abs(row[1]))
     if len(others := rows[shown:]) > 1:

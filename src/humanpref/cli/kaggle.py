@@ -21,7 +21,7 @@ from humanpref.schema import InputError
 
 
 def add(commands: Any) -> None:
-    """Add the group to the parser."""
+    """Add the group `kaggle` to the parser."""
     group = add_group(commands, "kaggle", "everything related to Kaggle")
     add_dry_run(group)
     kaggle_estimate.add(group)

@@ -9,7 +9,7 @@ from humanpref.schema import InputError
 
 
 def add(group: Any) -> None:
-    """Add the command to the group."""
+    """Add the command `estimate` to the group."""
     text = "estimate the GPU memory and the hours of training and inference on Kaggle's two T4"
     command = add_command(group, "estimate", estimated, text)
     what = command.add_mutually_exclusive_group()
@@ -49,7 +49,7 @@ def estimated(options: argparse.Namespace) -> int:
 
 
 def print_lines(name: str, found: Any) -> None:
-    """Print an estimate, or that the run needs no GPU."""
+    """Print an estimate. If it is None, print that the run needs no GPU."""
     if found is None:
         print(f"{name}: needs no GPU, since no model in it is pretrained")
     else:
@@ -57,9 +57,9 @@ def print_lines(name: str, found: Any) -> None:
 
 
 def read_lengths(options: argparse.Namespace, backbone: str = "") -> Any:
-    """Return the lengths of the rows in the files of `--train` and `--test`, or None if neither is
-    given. Tokens are counted with the tokenizer in the folder `backbone`; if there is no such
-    folder, they are estimated from characters."""
+    """Return the lengths, in tokens, of the rows in the files of `--train` and `--test`; None if
+    neither is given. The tokenizer in the folder `backbone` counts the tokens; if there is no such
+    folder, they are estimated from the number of characters."""
     from humanpref.data import read_pairs
     from humanpref.runs.lengths import Lengths, approximate_tokens, text_lengths
 

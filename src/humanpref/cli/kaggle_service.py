@@ -10,7 +10,7 @@ from humanpref.schema import InputError
 
 
 def add(group: Any) -> None:
-    """Add the commands to the group."""
+    """Add the commands that talk to Kaggle to the group."""
     competition = argparse.ArgumentParser(add_help=False)
     text = f"default: that of the pushed bundle, otherwise {DEFAULT}"
     competition.add_argument("--competition", metavar="SLUG", help=text)
@@ -97,8 +97,8 @@ def service(options: argparse.Namespace) -> Any:
 
 
 def competition_of(records: Any, named: str | None) -> str:
-    """Return the slug of the competition: the one that the user named, if any, otherwise the one
-    for which the inference kernel was pushed from here, otherwise the default."""
+    """Return the slug of the competition: `named` if it is given, otherwise the one for which the
+    inference kernel in the records was pushed, otherwise the default."""
     return named or records["infer"].get("competition", DEFAULT)
 
 
@@ -180,7 +180,9 @@ def scores(options: argparse.Namespace) -> int:
 
     figure = options.figure
     if figure and figure.suffix not in FIGURE_SUFFIXES:
-        raise InputError(f"--figure {figure}: expected a file {', '.join(FIGURE_SUFFIXES)}")
+        raise InputError(
+            f"--figure {figure}: expected a name that ends in {', '.join(FIGURE_SUFFIXES)}"
+        )
     client, records = service(options)
     competition = competition_of(records, options.competition)
     table = scores(client, find_root(options.user), competition)

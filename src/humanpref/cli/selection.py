@@ -1,4 +1,4 @@
-"""`humanpref selection`: show the wrapper selection of a boosted model, step by step."""
+"""`humanpref selection`: show how a boosted model selected its columns, step by step."""
 
 import argparse
 from typing import Any

@@ -74,8 +74,8 @@ def format_and_rows(text: str) -> tuple[str | None, str]:
 
 
 def unlabeled_rows(text: str) -> Any:
-    """Return the rows that [FORMAT:]ROWS names. If it names a format, they are read, without their
-    labels; otherwise, only their path is returned."""
+    """Parse the argument [FORMAT:]ROWS. If it names a format, read the rows without their labels,
+    and return them; otherwise, return the path of the rows."""
     from humanpref.data import read_pairs
 
     format, rows = format_and_rows(text)
@@ -93,9 +93,9 @@ def add_study(command: Any) -> None:
 
 
 def metrics_line(title: str, metrics: dict[str, Any]) -> str:
-    """Return one line with the log loss and its interval, the accuracy and the prior's log loss. If
-    no row is a tie, also give the area under the ROC curve and the Brier score of A against B. Warn
-    if the prior's log loss is lower, or if the model was trained on some of the rows."""
+    """Return one line with the model's log loss and its interval, the accuracy, and the log loss of
+    the prior. If no row is a tie, add the area under the ROC curve and the Brier score of A against
+    B. Warn if the prior has the lower log loss, or if the model was trained on some of the rows."""
     decided = ""
     if metrics.get("decided_rows") == metrics["rows"] and metrics["decided_auc"] is not None:
         decided = f"AUC {metrics['decided_auc']:.3f}, Brier {metrics['decided_brier']:.3f}, "

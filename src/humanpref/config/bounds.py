@@ -53,8 +53,8 @@ class Options:
 
     section: ClassVar[str] = "model"
     used_with: ClassVar[dict[str, tuple[str, tuple[Any, ...]]]] = {}
-    """Options that have an effect only if a different option of the section has certain values.
-    Each is mapped to that option's name and to those values."""
+    """Options that have an effect only if another option of the section has certain values, each
+    mapped to the name of the other option and these values."""
 
     def __post_init__(self) -> None:
         for name, hint in hints_of(type(self)).items():
@@ -62,8 +62,8 @@ class Options:
             object.__setattr__(self, name, value)
 
     def idle(self) -> dict[str, str]:
-        """Return the options that have no effect. Each is mapped to the option whose value disables
-        it."""
+        """Return the options that have no effect, each mapped to the name of the option whose value
+        disables it."""
         return {
             name: other
             for name, (other, values) in self.used_with.items()

@@ -1,5 +1,5 @@
-"""The options of the families that need no gradient descent, and the `[training]` options that all
-families share."""
+"""The options of the families `prior`, `sparse`, `boosted`, `embedding` and `blend`, and the
+`[training]` options that all families share."""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal

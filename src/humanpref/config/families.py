@@ -1,4 +1,4 @@
-"""The sections of each family's options, and the configuration of one run."""
+"""The option classes of every family, and the configuration of one run."""
 
 import dataclasses
 import json
@@ -30,7 +30,7 @@ from humanpref.config.neural import (
 
 
 class Family(NamedTuple):
-    """The option classes of a family's three sections."""
+    """The option classes of one family, by section of the configuration."""
 
     model: type[Options]
     training: type[HoldOut]

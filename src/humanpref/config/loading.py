@@ -196,8 +196,8 @@ def _require_known(key: str, valid: list[str], family: str, source: str) -> None
 
 
 def _hint(key: str, valid: list[str]) -> str:
-    """Return a hint to append to an error message. It suggests a valid key, in any section, that
-    `key` is an alias of or resembles. It is empty if there is no such key."""
+    """Return a hint to append to an error message: the valid key, in any section, for which `key`
+    is an alias or probably a misspelling. The hint is empty if no key is close enough."""
     name = key.rpartition(".")[2]
     options = [option.rpartition(".")[2] for option in valid]
     nearest = difflib.get_close_matches(ALIASES.get(name, name), options, n=1, cutoff=0.7)

@@ -203,8 +203,8 @@ class DecoderOptions(AdaptedOptions):
 
 @dataclass(frozen=True)
 class DpoOptions(AdaptedOptions):
-    """A language model whose reward for a response grows with the response's log-probability,
-    relative to that under a frozen reference model (`humanpref.models.dpo`)."""
+    """A language model that rewards a response. The reward grows with the ratio of the response's
+    probability to its probability under a frozen reference model (`humanpref.models.dpo`)."""
 
     system_prompt: str = ""
     """Instructions before the conversation that both responses continue; empty for none."""

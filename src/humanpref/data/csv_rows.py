@@ -28,7 +28,7 @@ def csv_rows(path: str | Path) -> Iterator[list[str]]:
 
 
 def decoded(file: io.BufferedIOBase, encoding: str = "utf-8-sig") -> TextIO:
-    """Return the text of a binary file, with lone surrogates and line ends as they are."""
+    """Return the text of a binary file, with lone surrogates and line ends unchanged."""
     return io.TextIOWrapper(file, encoding=encoding, errors="surrogatepass", newline="")
 
 

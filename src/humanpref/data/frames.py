@@ -13,7 +13,8 @@ from humanpref.data.formats.forms import Form, described, form_of, read_turns
 from humanpref.schema import ID, LONE_SURROGATE, TEXT_COLUMNS, InputError
 
 _FORMS = {Form.MESSAGES: Form.TURNS, Form.JSON_MESSAGES: Form.TEXT, Form.PYTHON: Form.TEXT}
-"""Forms that a frame does not distinguish, and the forms as which their cells are read."""
+"""Forms of cells that are not recognized in a frame, each with the form as which such cells are
+read instead."""
 
 
 class CellRule:
@@ -45,7 +46,7 @@ class CellRule:
                 f"expected {self.form} as in {self.place}, got {described(cell)}; use one form for "
                 "all texts"
             )
-        if form is not Form.JSON_TURNS:  # `form_of` has already parsed those
+        if form is not Form.JSON_TURNS:  # `form_of` has already parsed cells of that form
             self.turns(cell)
 
     def turns(self, cell: Any) -> tuple[str, ...]:

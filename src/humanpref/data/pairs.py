@@ -56,8 +56,8 @@ def labels_of(pairs: pd.DataFrame) -> np.ndarray:
 
 
 def has_ties(pairs: pd.DataFrame) -> bool:
-    """Return whether the rows' format has ties: whether the frame has the column `winner_tie`, even
-    if no row is a tie. If the frame lacks it, a model of the rows has two classes."""
+    """Return whether rows may be ties: whether the frame has the column `winner_tie`, even if no
+    row is a tie. If the frame lacks it, a model of the rows has two classes."""
     return LABEL_COLUMNS[2] in pairs
 
 

@@ -128,8 +128,8 @@ def read_faulty(source: Any, format: str | None = None) -> tuple[pd.DataFrame, l
 
 
 def read_labels(source: Any) -> pd.DataFrame:
-    """Read `id`, the labels (hard or soft) and, if the file has them, the texts from a file such as
-    a submission.
+    """Read a file with labels (hard or soft), such as a submission: its ids, its labels and, if it
+    has them, its texts.
 
     Raises
     ------

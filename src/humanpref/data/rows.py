@@ -44,7 +44,7 @@ class Fault(NamedTuple):
 
 @dataclass
 class Plan:
-    """The columns to read from a table, by their content."""
+    """The columns to read from a table, one field for each kind of content."""
 
     texts: tuple[str, ...]
     id: tuple[str, ...]
@@ -80,7 +80,7 @@ class _RefusedError(Exception):
 
 @contextlib.contextmanager
 def _refused(kind: str, key: str = "", column: str = "") -> Iterator[None]:
-    """Raise a ValueError within the block as a `_RefusedError`."""
+    """Convert a ValueError raised in the block to a `_RefusedError`."""
     try:
         yield
     except ValueError as error:

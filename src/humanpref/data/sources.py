@@ -59,8 +59,8 @@ class TrainingRows:
     ties: bool = True
 
     def only(self, rows: np.ndarray) -> "TrainingRows":
-        """Return a copy that has only those rows of `pairs` that the mask `rows`, (n,), selects,
-        and all extra rows."""
+        """Return a copy in which `pairs` has only the rows that a mask, (n,), selects. All extra
+        rows are kept."""
         return replace(
             self, pairs=self.pairs[rows].reset_index(drop=True), targets=self.targets[rows]
         )
@@ -83,8 +83,20 @@ class TrainingRows:
         return ~held, ~shared & (self.extra[WEIGHT].to_numpy() > 0), int(shared.sum())
 
     def gathered(self, rows: np.ndarray, extra: np.ndarray) -> tuple[pd.DataFrame, np.ndarray]:
-        """Return the selected rows as one pairs frame, and their targets, (selected rows, 3). The
-        masks are `rows` (n,) for `pairs` and `extra` (m,) for the extra rows."""
+        """Join selected rows of the training file and selected extra rows.
+
+        Parameters
+        ----------
+        rows : ndarray
+            A mask (n,) of the rows of the training file, `pairs`.
+        extra : ndarray
+            A mask (m,) of the extra rows.
+
+        Returns
+        -------
+        (DataFrame, ndarray)
+            The k selected rows as one pairs frame, and their targets, (k, 3).
+        """
         pairs = self.pairs[rows].reset_index(drop=True)
         if not extra.any():
             return pairs, self.targets[rows]
@@ -97,8 +109,8 @@ _COLUMNS = [ID, *TEXT_COLUMNS, *LABEL_COLUMNS, WEIGHT]
 
 
 def _weighted(pairs: pd.DataFrame, factor: float = 1.0) -> pd.DataFrame:
-    """Return `_COLUMNS` of the rows, with each weight (1 if there are none) multiplied by
-    `factor`."""
+    """Return the columns `_COLUMNS` of the rows, with each weight multiplied by `factor`. Rows
+    without weights have weight 1."""
     weights = weights_of(pairs)
     return pairs.assign(**{WEIGHT: factor if weights is None else factor * weights})[_COLUMNS]
 

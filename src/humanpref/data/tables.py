@@ -66,11 +66,11 @@ class Table:
     read: Callable[[list[str]], Iterator[Cells]]
     """Yields the cells of the given columns, row by row."""
     starts: list[tuple[int, str]] = field(default_factory=list)
-    """For each file of a folder that has been opened, the number of rows before it, and its
-    name."""
+    """If the table is a folder: for each file opened so far, the number of rows before that file,
+    and its name."""
     objects: list[Any] | None = None
-    """The rows of a JSON file or a sequence of dicts with all their keys, each a mapping unless the
-    row cannot be used. None for any other kind of source."""
+    """The rows of a JSON file or of a sequence of dicts, with all their keys. A row that is not a
+    mapping cannot be used. None for any other kind of source."""
 
     def place_of(self, number: int) -> tuple[str, int]:
         """Given a row's number in the table, return the name of its file and its number in that

@@ -1,5 +1,5 @@
-"""Axes other than preference: how fluent, relevant, long and heavily formatted each answer is, and
-how closely preferences follow each axis."""
+"""Measure properties of each answer, called axes (fluency, relevance, formatting, length), and how
+closely preferences follow each axis."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -29,8 +29,17 @@ all, the product is far larger."""
 class Axis:
     """A property measured as one number per answer.
 
-    `values` is (2, n) float64: answers A, then answers B. A value is NaN if it cannot be measured
-    (an empty answer has no fluency). `level` converts a mean of values to `unit`.
+    Attributes
+    ----------
+    name, measure : str
+        The name, and what is measured.
+    unit : str
+        The unit of a mean that `level` has converted.
+    values : ndarray
+        (2, n) float64: answers A, then answers B. A value is NaN if it cannot be measured (an empty
+        answer has no fluency).
+    level : callable
+        Converts a mean of values to `unit`.
     """
 
     name: str

@@ -38,11 +38,13 @@ def reliability(labels: np.ndarray, probabilities: np.ndarray, bins: int = BINS)
 
 
 def calibration_error(labels: np.ndarray, probabilities: np.ndarray, bins: int = BINS) -> float:
-    """Return the mean over the classes of sum_b (rows_b / n) |observed_b - predicted_b|, where b
-    runs over the bins of a class, which have equal numbers of rows.
+    """Return the mean difference between observed shares and predicted probabilities.
 
-    The error is biased upward: even for the true probabilities, it is above 0. Compare it with
-    `calibration_null`.
+    For each class, the n rows are sorted by predicted probability and split into bins of equal
+    size. The error of the class is sum_b (rows_b / n) |observed_b - predicted_b|, where observed_b
+    is the mean label in bin b, and predicted_b the mean predicted probability. The result is the
+    mean over the classes. It is biased upward: even for the true probabilities, it is above 0.
+    Compare it with `calibration_null`.
 
     Source: Nixon et al. (2019), "Measuring calibration in deep learning", with equal-mass bins.
     """

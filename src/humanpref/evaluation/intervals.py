@@ -28,7 +28,7 @@ def share_interval(part: np.ndarray, whole: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def ratio_interval(wins: np.ndarray, losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the interval for wins / losses, as (low, high). It is symmetric on the log scale.
+    """Return the 95 % interval for wins / losses, as (low, high). It is symmetric on the log scale.
 
     Half a win and half a loss are added, so that the interval exists even if there are no wins or
     no losses: 10 wins and 5 losses give exp(ln(10.5 / 5.5) ± 1.96 sqrt(1 / 10.5 + 1 / 5.5)).

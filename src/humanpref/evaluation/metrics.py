@@ -18,6 +18,8 @@ BOOTSTRAP_DRAWS = 2_000
 def decided(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float | int | None]:
     """Summarize the choice between A and B on the decided rows, whose label is A or B.
 
+    Below, p is P(A) / (P(A) + P(B)), and y is 1 for label A and 0 for label B.
+
     Parameters
     ----------
     labels, probabilities : ndarray
@@ -26,10 +28,10 @@ def decided(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float | 
     Returns
     -------
     dict
-        `decided_rows`, their number; `decided_accuracy`, of choosing the likelier of A and B;
-        `decided_auc`, the probability that a row with label A has a larger p than one with label B
-        (0.5 by chance); `decided_brier`, the mean of (p - y)², in [0, 1]. p is P(A) / (P(A) +
-        P(B)), and y is 1 for A and 0 for B. A value for which there are no rows is None.
+        `decided_rows`, the number of these rows; `decided_accuracy`, of choosing the likelier of A
+        and B; `decided_auc`, the probability that a row with label A has a larger p than a row with
+        label B (0.5 by chance); `decided_brier`, the mean of (p - y)², in [0, 1]. A value for which
+        there are no rows is None.
     """
     from sklearn.metrics import roc_auc_score  # too slow to import for commands that need no AUC
 
@@ -51,8 +53,8 @@ def accuracy(labels: np.ndarray, probabilities: np.ndarray) -> float:
 
 
 def brier(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """Return the mean over the rows of sum_c (p_c - y_c)², which is in [0, 2]. For any hard label,
-    (1/3, 1/3, 1/3) costs 2/3.
+    """Return the mean over the rows of sum_c (p_c - y_c)², where p_c is the probability of class c
+    and y_c its label. It is in [0, 2]; for any hard label, (1/3, 1/3, 1/3) costs 2/3.
 
     Source: Brier (1950).
     """
@@ -60,8 +62,8 @@ def brier(labels: np.ndarray, probabilities: np.ndarray) -> float:
 
 
 def confusion(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """Return the number of rows, (k, k) int64, for each label (first axis) and each most likely
-    class (second axis), given labels and probabilities of k classes."""
+    """Return the confusion matrix of k classes, (k, k) int64: the number of rows by label (matrix
+    row) and by most likely class (matrix column)."""
     from sklearn.metrics import confusion_matrix  # too slow to import for commands without it
 
     likeliest = labels.argmax(axis=1), probabilities.argmax(axis=1)

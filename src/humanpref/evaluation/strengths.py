@@ -19,8 +19,11 @@ ELO = 400 / np.log(10)
 
 
 def model_strengths(pairs: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, float]]:
-    """Fit Davidson's model to the outcomes between models: P(A), P(B), P(tie) ∝ exp(d/2),
-    exp(-d/2), exp(nu), where d = s_A - s_B + first, and s is the strength of a model.
+    """Estimate the strength of each model that wrote answers, by Davidson's regression.
+
+    P(A), P(B), P(tie) ∝ exp(d/2), exp(-d/2), exp(nu), where d = s_A - s_B + first. s_A and s_B are
+    the strengths of the two models, first is the advantage of being answer A, and nu is the tie
+    score.
 
     The 95 % intervals are normal approximations from the curvature of the penalized likelihood
     (Laplace). Rows are treated as independent. If groups of models never met, the difference

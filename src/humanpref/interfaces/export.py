@@ -38,7 +38,7 @@ float32, different batches or a different attention kernel change a probability 
 EDGES = ["", " a", "a ", "\n", "\n\na", "a\n", "a.\n\n", " \n "]
 """Texts that are empty, or begin or end with white space."""
 ROOM = 4_096
-"""Minimum `model.max_length` while the folder is checked, so that no probe is cut."""
+"""Minimum `model.max_length` while the folder is checked, so that no test text is truncated."""
 
 
 def export(folder: str | Path, out: str | Path) -> Path:
@@ -46,10 +46,10 @@ def export(folder: str | Path, out: str | Path) -> Path:
     merged into the base.
 
     A decoder with a linear head becomes a `…ForSequenceClassification` folder with the labels A, B
-    and, if the model has three classes, tie; one that answers with tokens, a `…ForCausalLM` folder.
-    The folder's README.md contains a runnable example, which shows how to format the texts. It also
-    describes the limits and the calibration of answer tokens. The written folder is read again and
-    compared with the artifact.
+    and, if the model has three classes, tie. A decoder that answers with tokens becomes a
+    `…ForCausalLM` folder. The folder's README.md states the model's limits, and contains a runnable
+    example of how to format the texts and compute the probabilities. The written folder is read
+    again and compared with the artifact.
 
     Parameters
     ----------
@@ -236,7 +236,7 @@ def _with_older_names(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _probes(texts: list[str]) -> pd.DataFrame:
-    """Return pairs of these texts, the last one with two turns."""
+    """Return pairs made of these texts, to compare models on. The last pair has two turns."""
     rows = [((texts[i],), (texts[i - 1],), (texts[i - 2],)) for i in range(len(texts))]
     rows.append((tuple(texts[:2]), tuple(texts[2:4]), tuple(texts[4:6])))
     frame = pd.DataFrame(rows, columns=list(TEXT_COLUMNS))
@@ -251,8 +251,8 @@ def _texts(fixed: FixedText, pairs: pd.DataFrame) -> list[str]:
 def _same_tokens(
     model: DecoderModel, fixed: FixedText, tokenizer: Any, pairs: pd.DataFrame
 ) -> bool:
-    """Return whether a tokenizer splits each formatted text, read as a whole, into the same tokens
-    as the model, which tokenizes its parts separately."""
+    """Return whether the tokenizer splits each formatted text into the same tokens as the model.
+    The tokenizer reads the text as a whole; the model tokenizes its parts separately."""
     parts = [row[0].ids.tolist() for row in model.inputs(pairs).sequences]
     return [tokenizer(text).input_ids for text in _texts(fixed, pairs)] == parts
 

@@ -1,8 +1,9 @@
 """The packaged judge: a Davidson regression on structural features, read from a JSON file and
 computed with numpy alone.
 
-It is a `humanpref.models.sparse.SparseModel` without words, and predicts the same probabilities
-(`humanpref.models.davidson`). Since both scores are sums, the share of every feature is exact:
+It is a `humanpref.models.sparse.SparseModel` without words, and predicts the same probabilities as
+that model (`humanpref.models.davidson`). They depend on two scores, the margin d and the tie score
+nu. Each score is a sum over features, so the share that a feature adds to it is exact:
 
     d = ln P(A) - ln P(B)                        one share per antisymmetric feature
     nu = ln P(tie) - (ln P(A) + ln P(B)) / 2     one share per symmetric feature, and a constant
@@ -25,8 +26,16 @@ CONSTANT = "constant"
 
 
 class Shares(NamedTuple):
-    """The shares of n rows, in nats: `d`, (n, 22) float64, with the columns of `ANTISYMMETRIC`, and
-    `nu`, (n, 53) float64, with the columns of `SYMMETRIC` and the constant."""
+    """What every feature adds to the two scores of n rows, in nats.
+
+    Attributes
+    ----------
+    d : ndarray
+        (n, 22) float64: the shares of the margin, one column for each of `ANTISYMMETRIC`.
+    nu : ndarray
+        (n, 53) float64: the shares of the tie score, one column for each of `SYMMETRIC`, and the
+        constant in the last column.
+    """
 
     d: np.ndarray
     nu: np.ndarray
@@ -97,10 +106,10 @@ def probabilities_of(shares: Shares) -> np.ndarray:
 def _columns(
     values: dict[str, list[float]], names: tuple[str, ...], numbers: tuple[str, ...]
 ) -> dict[str, np.ndarray]:
-    """Return, for each name in `numbers` (such as `scale`), its values for all features,
-    (features,) float64. `values` lists the numbers of each feature in this order."""
+    """Return an array, (features,) float64, for each name in `numbers`, such as `scale`. `values`
+    maps each feature to a list of its numbers, in the order of `numbers`."""
     if tuple(values) != names:
-        raise ValueError("expected the features of this version of humanpref, got others")
+        raise ValueError("expected the features of this version of humanpref, got a different list")
     columns = np.array(list(values.values()), dtype=np.float64).reshape(len(names), len(numbers))
     if not np.isfinite(columns).all():
         raise ValueError("expected finite numbers")

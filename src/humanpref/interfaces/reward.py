@@ -96,7 +96,8 @@ def reward(
 
 
 def _within_groups(keys: list[str]) -> list[tuple[int, int]]:
-    """Return all pairs of rows with the same key."""
+    """Return all pairs of completions to the same prompt, by number. `keys` has their prompts, as
+    strings. Raises InputError for the only completion to a prompt."""
     ordered = sorted(range(len(keys)), key=keys.__getitem__)
     pairs: list[tuple[int, int]] = []
     for _, group in groupby(ordered, key=keys.__getitem__):
@@ -167,8 +168,9 @@ def _answer(answer: Conversation) -> str:
 
 
 def _turns(asked: list[str], replies: list[str], last: str) -> tuple[Turns, Turns]:
-    """Return the turns of a prompt and those of its answer: `replies`, followed by `last`."""
-    if len(replies) == len(asked) > 0:  # the prompt ends with the beginning of the answer
+    """Return the turns of a prompt, `asked`, and of its answer: `replies`, followed by `last`. If
+    the prompt ends with a reply, `last` continues it."""
+    if len(replies) == len(asked) > 0:
         last = replies.pop() + last
     return tuple(asked), (*replies, last)
 

@@ -109,7 +109,8 @@ def application(
         done, _ = await asyncio.wait(tasks, timeout=limits.judge_seconds, return_when=first)
         leaving.cancel()
         if running not in done:
-            job.cancel()  # if it has not begun, so that other requests need not wait for it
+            # Drop the job if it has not begun, so that other requests do not wait for it.
+            job.cancel()
             message = f"no judgement within {limits.judge_seconds:g} s; send fewer pairs at a time"
             raise HTTPException(503, message)
         try:
@@ -234,7 +235,7 @@ async def _body(request: Request, limits: Limits) -> bytes:
         message = f"the body did not arrive within {limits.request_seconds:g} s"
         raise HTTPException(408, message) from None
     except ClientDisconnect:
-        raise HTTPException(400, "the connection ended before the body did") from None
+        raise HTTPException(400, "the connection ended before the body was complete") from None
     if size > limits.body_bytes:
         raise HTTPException(413, f"the body is larger than {limits.body_bytes} bytes")
     return bytes(body)
@@ -291,7 +292,7 @@ async def _failed(_: Request, error: Exception) -> JSONResponse:
 
 
 class _Complete:
-    """Passes on requests that are complete and meant for this server.
+    """Passes on a request once it is complete, and refuses requests for other servers.
 
     The body is read before anything is refused, because a client that is still sending when its
     connection is closed gets no answer.

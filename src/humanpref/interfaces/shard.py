@@ -25,7 +25,7 @@ from humanpref.interfaces.judge import Judge, load
 from humanpref.schema import InputError
 
 DONE, UNFINISHED = "_done", "_unfinished"
-"""Subfolders of the output folder: for records of finished shards, and for unfinished shards."""
+"""Subfolders of the output folder: one for records of finished shards, one for unfinished ones."""
 OUTPUTS = ".parquet", ".jsonl"
 """The extensions of output shards: the first for Parquet shards, the second for all others."""
 TRIES = 3
@@ -71,7 +71,7 @@ class ShardJudge:
     out : path
         The folder of the output shards, prepared by `judge_shards`.
     format : str, optional
-        The format of the shards. By default, that of each is detected.
+        The format of the shards. By default, the format of each shard is detected.
     """
 
     def __init__(

@@ -185,8 +185,8 @@ def _opened(
         outputs = {stem_of(path) + suffix for path in shards for suffix in OUTPUTS}
         if foreign := {name for name in os.listdir(out) if name[0] not in "._"} - outputs:
             raise InputError(
-                f"{out}: has {min(foreign)!r}, which is not the output of a shard in {source}, but "
-                "which readers of the folder would take for one; remove it"
+                f"{out}: has {min(foreign)!r}, which is not the output of a shard in {source}; "
+                "readers of the folder would mistake it for one, so remove it"
             )
         write_json(out / RUN_FILE, run)
         # Only a killed run leaves anything here.

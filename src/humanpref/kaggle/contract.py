@@ -96,7 +96,8 @@ class KernelRun(Options):
 
     @property
     def rules(self) -> Competition:
-        """The run's competition."""
+        """The competition that the run predicts: its files, its classes and the form of a
+        submission."""
         return COMPETITIONS[self.competition]
 
     @property

@@ -83,7 +83,7 @@ def libraries_of(config: Config) -> set[str]:
 
 
 def extras_of(config: Config) -> set[str]:
-    """Return the package's extras that install the libraries of the configuration's options.
+    """Return the names of this package's pip extras that the configuration's options need.
 
     Examples
     --------
@@ -95,8 +95,8 @@ def extras_of(config: Config) -> set[str]:
 
 
 def module_of(config: Config) -> str:
-    """Return the name of the module that implements the configuration's family: family `dpo` is the
-    class `DpoModel` in `humanpref.models.dpo`."""
+    """Return the name of the module that implements the configuration's family. For example, family
+    `dpo` is the class `DpoModel` in `humanpref.models.dpo`."""
     return f"humanpref.models.{config.family}"
 
 

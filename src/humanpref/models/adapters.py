@@ -35,7 +35,8 @@ def import_peft() -> ModuleType:
 
 
 def adapt(base: nn.Module, options: AdaptedOptions) -> nn.Module:
-    """Freeze a base model, except the weights that `model.peft` trains, which become float32.
+    """Freeze a base model, except the weights that the option `model.peft` selects for training.
+    These are converted to float32.
 
     Parameters
     ----------
@@ -52,7 +53,7 @@ def adapt(base: nn.Module, options: AdaptedOptions) -> nn.Module:
     Raises
     ------
     InputError
-        If the base has no biases to train, or lacks the target modules.
+        If the base has no biases to train, or lacks the modules in `model.target_modules`.
 
     Source: LoRA arXiv 2106.09685, rsLoRA 2312.03732, DoRA 2402.09353, (IA)^3 2205.05638, LayerNorm
     tuning 2312.11420, BitFit (biases) 2106.10199.
@@ -123,8 +124,9 @@ def merged(backbone: nn.Module) -> nn.Module:
 def keep_gradients(base: nn.Module) -> None:
     """Make the 4-bit layers of a base pass gradients on every CPU.
 
-    On CPUs with AVX512-BF16, bitsandbytes repacks a layer's weights when it first evaluates the
-    layer, and from then on computes in bfloat16 and without gradients, also in training.
+    On CPUs with AVX512-BF16, bitsandbytes repacks a layer's weights the first time that the layer
+    runs in evaluation mode. From then on, it computes in bfloat16 and without gradients, even in
+    training.
     """
     for layer in base.modules():
         if hasattr(layer, "support_avx512bf16_for_cpu"):

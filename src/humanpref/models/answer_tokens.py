@@ -1,11 +1,11 @@
-"""Judge a pair by the scores that a language model gives to the tokens of three answers.
+"""Judge a pair by a language model's logits for three tokens, which stand for A, B and tie.
 
     p = softmax(z / T + b)
 
-z are the model's own logits for A, B and tie at the last position. A trained model keeps T = 1 and
-b = 0, because training already minimizes the loss of p, and fitting T and b on its training rows
-would make it overconfident. For an untrained model, T and b are fitted. They remove its preference
-for one of the words or for the response that it reads first.
+z are the logits of these tokens at the last position. A trained model keeps T = 1 and b = 0,
+because training already minimizes the loss of p, and fitting T and b on the training rows would
+make the model overconfident. For an untrained model, T and b are fitted: T corrects the confidence,
+and b the preference for one of the tokens or for the response that the model reads first.
 """
 
 import logging
@@ -29,24 +29,25 @@ from humanpref.schema import SWAPPED_CLASSES, InputError, counted
 logger = logging.getLogger(__name__)
 
 PENALTY = 10.0
-"""Weight of the calibration's penalty, in units of rows. From 8 rows without a signal, the
-calibration then learns almost nothing; several hundred rows with a signal outweigh the penalty."""
+"""Weight of the penalty in `fit_calibration`, in units of rows. It keeps the calibration from
+learning much from 8 rows of noise; several hundred informative rows outweigh it."""
 
 
 class AnswerTokens(nn.Module):
-    """A causal language model, adapted or not, that computes three logits with three rows of its
-    output layer. The module adds no parameters."""
+    """A causal language model, with or without an adapter, that computes the logits of A, B and tie
+    with three rows of its own output layer, instead of a new head."""
 
     def __init__(self, model: nn.Module, options: DecoderOptions, tokens: list[int]) -> None:
         super().__init__()
         check_scores(model, options.backbone)
         self.backbone = adapt(model, options)
         head = model.get_output_embeddings()
-        # An adapter's update, or a quantized matrix, is not in the rows of `head.weight`.
+        # In an adapted or quantized layer, the rows of `head.weight` are not the actual weights.
         if type(head) is not nn.Linear:
             raise InputError(
                 f"option model.head: tokens needs the plain output layer of backbone "
-                f"{options.backbone}, got {type(head).__name__}; name other model.target_modules"
+                f"{options.backbone}, got {type(head).__name__}; exclude that layer from "
+                "model.target_modules"
             )
         self.register_buffer("tokens", torch.tensor(tokens), persistent=False)
         # 1/T and the biases: saved with the weights.
@@ -66,12 +67,12 @@ class AnswerTokens(nn.Module):
 def fit_calibration(
     logits: np.ndarray, labels: np.ndarray, weights: np.ndarray, averaged: bool
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """Fit 1/T and the biases by penalized maximum likelihood.
+    """Fit 1/T and the biases b in p = softmax(z / T + b) by penalized maximum likelihood.
 
-    The logits are centered and scaled to unit variance first. For these standardized logits x, p =
-    softmax(s x + c) with s >= 0, and the penalty is 10/2 (s^2 + c_A^2 + c_B^2 + c_tie^2) nats. With
-    few rows, p therefore stays near 1/3. With many rows whose logits say nothing about the labels,
-    p approaches the class rates.
+    The logits z are first centered and scaled to unit variance. For these standardized logits x,
+    s >= 0 and c are fitted in p = softmax(s x + c), and then converted to 1/T and b. The penalty is
+    10/2 (s^2 + c_A^2 + c_B^2 + c_tie^2) nats. With few rows, p therefore stays near 1/3. With many
+    rows whose logits say nothing about the labels, p approaches the class rates.
 
     Parameters
     ----------
@@ -82,14 +83,14 @@ def fit_calibration(
     labels, weights : ndarray
         (n, 3), or (n, 2) without ties, and (n,). Weight 2 is equivalent to duplicating the row.
     averaged : bool
-        Whether predictions are the mean of both orders. If not, each order is fitted separately,
-        with half the weight.
+        Whether predictions are the mean of both orders. If not, the loss counts each order as a
+        row of its own, with half the weight.
 
     Returns
     -------
     (ndarray, dict)
-        (4,) float64, which holds 1/T and the biases of A, B and tie ((3,) without ties); and the
-        facts for the report.
+        The calibration, (4,) float64: 1/T, then the biases of A, B and tie ((3,) without ties).
+        And the facts for the report.
 
     Raises
     ------

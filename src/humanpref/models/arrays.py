@@ -17,20 +17,20 @@ def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
 
 def load_arrays(path: Path, shapes: dict[str, tuple[int | None, ...]]) -> dict[str, np.ndarray]:
-    """Read exactly these arrays from a safetensors file.
+    """Read arrays from a safetensors file, which must hold exactly those in `shapes`.
 
     Parameters
     ----------
     path : Path
         The file.
     shapes : dict
-        The arrays' names and shapes; None means any length.
+        The shape of each array, by name; None means any length.
 
     Raises
     ------
     InputError
-        If the file cannot be read, an array is missing or unexpected, or an array has the wrong
-        shape or dtype, or a value that is not finite.
+        If the file cannot be read, if an array is missing or unexpected, or if an array has the
+        wrong shape or dtype, or a value that is not finite.
     """
     with refuse_failures(f"{path}: cannot be read as safetensors"):
         arrays = load_file(path)

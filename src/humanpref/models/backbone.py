@@ -36,11 +36,11 @@ def load_backbone(name: str, dtype: Any = torch.float32) -> nn.Module:
 
 
 def attention_of(config: Any) -> str | None:
-    """Return the attention implementation with which a backbone must be loaded; None for
-    transformers' default.
+    """Return the attention implementation with which a backbone must be loaded: `eager` if it has a
+    soft cap on attention scores, like Gemma 2, otherwise None for transformers' default.
 
-    `scaled_dot_product_attention` has no soft cap on scores; with it, transformers would silently
-    omit Gemma 2's cap.
+    By default, transformers would silently omit the cap, since `scaled_dot_product_attention` has
+    none.
     """
     return "eager" if getattr(config, "attn_logit_softcapping", None) else None
 
@@ -71,8 +71,8 @@ def check_encoder(
     max_length : int
         Maximum length in tokens, special tokens included.
     embed : callable, optional
-        A function from token ids and mask, (n, length), to vectors, (n, width). If given, its
-        vectors must depend on the last token instead, so that a decoder is also acceptable.
+        A function from token ids and mask, (n, length), to vectors, (n, width). If given, these
+        vectors, not the first token's state, must depend on the last token; a decoder then passes.
 
     Returns
     -------

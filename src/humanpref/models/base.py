@@ -46,7 +46,7 @@ def _entry(method: Callable) -> Callable:
 
 
 def _arguments(config: Config) -> dict[str, Any]:
-    """Return a configuration as the arguments of its family's constructor."""
+    """Convert a configuration to the keyword arguments of its family's constructor."""
     if isinstance(config.training, LoopOptions):
         return {section: getattr(config, section) for section in SECTIONS} | {"seed": config.seed}
     own = {**vars(config.model), **vars(config.inference)}
@@ -54,7 +54,8 @@ def _arguments(config: Config) -> dict[str, Any]:
 
 
 def _constructor(defaults: dict[str, Any]) -> Callable:
-    """Return an `__init__` that takes these options as keyword arguments and only stores them."""
+    """Return an `__init__` that takes options as keyword arguments, with these defaults, and only
+    stores them."""
 
     def __init__(self: "Model", **options: Any) -> None:  # noqa: N807
         if unknown := options.keys() - defaults.keys():
@@ -92,8 +93,8 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
     classes_ = np.arange(3)
     """A, B, tie."""
     held_out_: np.ndarray | None = None
-    """The fitted model's probabilities for the validation rows, (n, 3) float64, exactly those of
-    `predict_proba`. None if `fit` has not computed them, as in most families."""
+    """The fitted model's probabilities for the validation rows, (n, 3) float64, equal to the result
+    of `predict_proba`. None if `fit` has not computed them, as in most families."""
     report_: dict[str, Any]
     """Facts about the fit worth keeping (steps, seconds, the backbone actually used …), as plain
     JSON types."""
@@ -104,12 +105,12 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
     Only families trained by gradient descent use it. By default, they start from the backbone in
     their options."""
     _origin: Config
-    """Supplies the parts of `config` that are not parameters: the preset, and the options of
-    `train` other than `classes`."""
+    """Configuration that supplies what the constructor does not take: the preset and, in the CPU
+    families, the options of the section `training` other than `classes`."""
 
     def __init_subclass__(cls, family: str | None = None, **options: Any) -> None:
-        """Derive the constructor from the family's options, and wrap the methods that take a frame
-        in `_entry`."""
+        """Derive the constructor from the family's options, and apply `_entry` to the methods that
+        take a pairs frame."""
         super().__init_subclass__(**options)
         if family is not None:
             sections = {name: kind() for name, kind in FAMILIES[family]._asdict().items()}
@@ -160,8 +161,8 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
 
     @property
     def ties(self) -> bool:
-        """Whether the model has ties. With two classes (option `training.classes`), it has none,
-        and P(tie) is exactly 0."""
+        """Whether the model predicts ties. With two classes (option `training.classes`), it does
+        not, and P(tie) is exactly 0."""
         return self.config.training.classes != 2
 
     def check(self) -> None:
@@ -278,14 +279,15 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
         return self
 
     def shorter_variants(self) -> list[tuple[str, "Model"]]:
-        """Return cheaper variants of a model without swap averaging, most expensive first, as
-        (description, model). One description is "inputs cut to 512 tokens". Most models have no
-        variants."""
+        """Return cheaper variants of this model, most expensive first, as (description, model), for
+        example with the description "inputs cut to 512 tokens". The list is empty in most families.
+        If this model averages both orders of A and B, so do the variants."""
         return []
 
     def costs(self, pairs: pd.DataFrame) -> np.ndarray:
         """Estimate the cost of predicting each row in one order of A and B, (n,) float64, at least
-        1. The unit is characters by default, and a model's `shorter_variants` use its unit."""
+        1. The unit is characters by default. A model and its `shorter_variants` have the same
+        unit."""
         texts = zip(*(as_pairs(pairs)[column] for column in TEXT_COLUMNS), strict=True)
         return np.array(
             [1.0 + sum(len(turn) for turns in row for turn in turns) for row in texts],
@@ -298,8 +300,9 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
         return np.zeros(len(pairs), dtype=bool)
 
     def share_token_ids(self, memos: TokenMemos) -> None:
-        """Share token ids with every model that is given the same memos and has an equal tokenizer.
-        Call it before fitting or predicting. It has no effect on models without a tokenizer."""
+        """Share the token ids of texts, cached in `memos`, with every model that is given the same
+        `memos` and has an equal tokenizer. Call this before fitting or predicting. It has no effect
+        on models without a tokenizer."""
         self.memos = memos
 
     def try_out(self) -> None:

@@ -1,6 +1,6 @@
-"""Where pretrained models are on this machine. An artifact names its base without the path, because
-a path may reveal more than the owner wants to publish. The path is kept in the user's cache
-instead."""
+"""Find the pretrained model, called the base, on which a saved model was trained. The saved model
+names its base without the path, because a path may reveal more than the owner wants to publish. The
+path is kept in the user's cache instead."""
 
 import os
 import re
@@ -37,7 +37,7 @@ def is_folder_name(name: str) -> bool:
 
 
 def public_config(values: Any) -> Any:
-    """Return the plain JSON types of a configuration with the `public_name` of each backbone.
+    """Replace each backbone in a configuration, given as plain JSON types, by its `public_name`.
 
     Examples
     --------
@@ -63,9 +63,9 @@ _MEMBER_BACKBONE = re.compile(
     r"""|\bmodel\.backbone=(\\*["'])(?P<quoted>.*?)(?=\3)"""
     r"""|\bmodel\.backbone=(?P<plain>(?:\\+\s|[^\s"'\\])+))"""
 )
-"""The backbone in the text of a blend's member, or in a command line that contains such a text.
-Quotes are around the setting, around the backbone or absent; inside other quotes, they are escaped.
-"""
+"""Matches the backbone in the text of a blend's member, or in a command line that contains such a
+text. The setting `model.backbone=NAME`, or only NAME, may be quoted; quotes inside other quotes are
+escaped."""
 
 
 def _public_backbone(found: re.Match[str]) -> str:
@@ -77,7 +77,7 @@ def remember(digest: str, folder: Path) -> None:
     """Record in the user's cache that a folder holds the base with this digest."""
     with suppress(
         OSError, RuntimeError, InputError
-    ):  # without a cache, `places` has one entry fewer
+    ):  # without a cache, `places` tries one folder fewer
         path = _record(digest)
         path.parent.mkdir(parents=True, exist_ok=True)
         with write_whole(path) as file:

@@ -1,8 +1,8 @@
-"""A blend of models of any families, whose weights are fitted on inner out-of-fold predictions, and
-the folder in which it is saved.
+"""A blend of models of any families, and the folder in which it is saved. The weights of the blend
+are fitted on the models' out-of-fold predictions for the training rows.
 
 `humanpref.models.blend_weights` fits the weights; `humanpref.models.blend_correction` fits the
-temperature and the special cases.
+temperature, and the class rates for rows with empty or identical answers.
 """
 
 import dataclasses
@@ -35,8 +35,8 @@ logger = logging.getLogger(__name__)
 
 REPORT_FILE = "report.json"
 FROZEN = "embedding"
-"""Members of this family use the blend's `model.backbone`. Their own default is a hub name, which
-needs a network."""
+"""Members of this family use the blend's `model.backbone` unless they set their own. The family's
+default is not used, because it is a hub name and would need a network."""
 FIXED = {
     "classes": HoldOut.classes,
     "keep_best_epoch": False,
@@ -50,11 +50,17 @@ blend."""
 
 
 class BlendModel(Model, family="blend"):
-    """A blend of models of any families, its members. The weights are fitted on inner out-of-fold
-    predictions; the members are then trained again on all rows.
+    """A blend of models of any families, which are called its members. The weights are fitted on
+    the members' out-of-fold predictions; the members are then trained again on all rows.
 
-    Attributes after `fit`: `members_`, the models that the blend kept, and `blend_`, which combines
-    them. The parameters are the options of `humanpref.config.cpu.BlendOptions`, and `seed`.
+    The parameters are the options of `humanpref.config.cpu.BlendOptions`, and `seed`.
+
+    Attributes
+    ----------
+    members_ : list of Model
+        The members that were not dropped.
+    blend_ : Blend
+        Combines their predictions.
     """
 
     @property
@@ -158,8 +164,8 @@ class BlendModel(Model, family="blend"):
 
 
 def mean_of(models: list[Model]) -> BlendModel:
-    """Return one model that averages the predictions of fitted models (the folds or seeds of a
-    run)."""
+    """Return one model that averages the predictions of fitted models, such as those that a run
+    trained on its folds or with its seeds."""
     mean = BlendModel()
     mean.members_, mean.blend_ = models, equal_blend("arithmetic", len(models), models[0].ties)
     return mean
@@ -172,8 +178,8 @@ def _out_of_fold(
     splits: Splits,
     progress: "_Progress",
 ) -> tuple[np.ndarray, HeldOutRows]:
-    """Return the m members' out-of-fold predictions, (m, n, 3), and the n rows that were held
-    out."""
+    """Return the m members' out-of-fold predictions, (m, n, 3), for the n rows that the splits hold
+    out, and these rows."""
     own = np.any([judged for _, judged in splits], axis=0)
     probabilities = np.empty((len(members), len(rows.pairs), 3))
     for number, (name, config) in enumerate(members):
@@ -199,8 +205,8 @@ def _fit_and_predict(
 
 
 class _Progress:
-    """The saved intermediate results of a fit, with which an interrupted fit resumes. Each is
-    written to the folder atomically; if the folder is None, nothing is saved."""
+    """The saved intermediate results of a fit, from which an interrupted fit resumes. Each result
+    is written to the folder atomically; if the folder is None, nothing is saved."""
 
     def __init__(self, folder: Path | None) -> None:
         self.folder, self.main = folder, is_main_process()
@@ -208,8 +214,8 @@ class _Progress:
             folder.mkdir(exist_ok=True)
 
     def piece(self, name: str, work: Callable, write: Callable, read: Callable) -> Any:
-        """Read and return the result with this name if it is saved. Otherwise, compute it with
-        `work`, which takes a path for its own checkpoint, then save it and return it."""
+        """Return the result with this name, read from the folder if it is saved. Otherwise, compute
+        it with `work`, which takes a path for its own checkpoint, and save it."""
         if self.folder is None:
             return work(None)
         path, running = self.folder / name, self.folder / f"{name}.running"
@@ -244,7 +250,8 @@ def _read_model(folder: Path) -> Model:
 
 
 def write_state(folder: Path, blend: Blend, members: Sequence[Callable[[Path], Any]]) -> None:
-    """Write a blend's state. Each of `members` is a function that writes one member to a folder."""
+    """Write a blend's weights, correction and members to a folder. Each of `members` is a function
+    that writes one member to the folder that it is given."""
     arrays = {
         "weights": blend.weights,
         "temperature": np.array([blend.correction.temperature]),
@@ -256,13 +263,13 @@ def write_state(folder: Path, blend: Blend, members: Sequence[Callable[[Path], A
 
 
 def read_state(folder: Path, config: Config) -> tuple[Blend, list[Path]]:
-    """Read a state written by `write_state`, for a model of this configuration. Return the blend
-    and its members' folders; no member is loaded.
+    """Read what `write_state` wrote for a model of this configuration. Return the blend and its
+    members' folders; no member is loaded.
 
     Raises
     ------
     InputError
-        If the blend's own state is incomplete or invalid.
+        If the weights or the correction are missing or invalid.
     """
     path = folder / STATE_FILE
     shapes = {"weights": (None,), "temperature": (1,), "rates": (len(CASES), 3)}

@@ -1,17 +1,17 @@
-"""Corrections of blended probabilities: one temperature, and class rates for rows whose answers are
-empty or identical.
+"""Corrections of a blend's probabilities: one temperature T for all rows, and class rates for the
+special cases, which are rows whose answers are empty or identical.
 
-    temperature       p_c^(1/T), normalized
-    a special case    in the case's rows, p is replaced by the case's class rates
+    all rows         p_c becomes p_c^(1/T) for each class c, and is then normalized
+    special cases    p_c becomes the rate of class c among rows of the same case
 
-The members' predictions for such rows are of little use. People almost always call identical
-answers a tie and reject an empty answer, but a thousand rows contain fewer than ten such rows, too
-few for a model to learn from. The rates therefore start from known rates and move toward those of
-the training rows.
+The members' predictions for special cases are of little use. People almost always call identical
+answers a tie and reject an empty answer, but a thousand rows contain fewer than ten special cases,
+too few for a model to learn from. The rates therefore start from known rates and move toward those
+of the training rows.
 
 Source: Guo et al. (2017), "On calibration of modern neural networks", on the temperature; the
-fourth place of the LMSYS competition (Kaggle, 2024), on the known rates. They agree with 54 rows of
-PandaLM's test set that have one empty answer: it won 1, lost 51 and tied 2.
+fourth place of the LMSYS competition (Kaggle, 2024), on the known rates. These agree with 54 rows
+of PandaLM's test set in which one answer is empty: the empty answer won 1, lost 51 and tied 2.
 """
 
 from dataclasses import dataclass, field, replace
@@ -32,8 +32,8 @@ KINDS = {
     "two empty answers": (BOTH_EMPTY, BOTH_EMPTY, (0.06, 0.06, 0.88)),
     "one empty answer": (A_EMPTY, B_EMPTY, (0.04, 0.88, 0.08)),
 }
-"""The special cases by name: a case, its mirror image, which is learned together with it, and the
-known class rates of the case."""
+"""For each special case, by name: the case, the case that it becomes if A and B are exchanged, and
+the known rates of A, B and tie. Rates are learned from the rows of both cases."""
 
 
 class HeldOutRows(NamedTuple):
@@ -46,7 +46,7 @@ class HeldOutRows(NamedTuple):
     weights : ndarray
         (n,) float64. Weight 2 is equivalent to duplicating the row.
     cases : ndarray
-        (n,) case of each row (`humanpref.text.cases.answer_cases`).
+        (n,) special case of each row, or an empty string (`humanpref.text.cases.answer_cases`).
     """
 
     labels: np.ndarray
@@ -69,12 +69,12 @@ class Correction:
     temperature: float = 1.0
     """Values above 1 soften the probabilities; values below 1 sharpen them."""
     rates: np.ndarray = field(default_factory=lambda: np.zeros((len(CASES), 3)))
-    """(4, 3) class rates that replace the probabilities of the rows of each of `CASES`. A case
-    whose rates are all 0 is not corrected."""
+    """(4, 3) rates of A, B and tie for each of `CASES`. They replace the probabilities of rows of
+    that case, unless they are all 0."""
 
     def __call__(self, logs: np.ndarray, cases: np.ndarray | None = None) -> np.ndarray:
-        """Correct the log probabilities of n rows, (n, 3). `cases`, (n,), are the rows' cases
-        (`answer_cases`); if None, only the temperature is applied."""
+        """Correct the log probabilities of n rows, (n, 3). `cases`, (n,), holds each row's special
+        case, if any (`answer_cases`); without it, only the temperature is applied."""
         scores = logs / self.temperature
         if cases is not None:
             for case, rates in zip(CASES, self.rates, strict=True):

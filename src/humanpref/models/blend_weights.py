@@ -3,8 +3,8 @@
     arithmetic   p = sum_m w_m p_m
     geometric    p ∝ exp(sum_m w_m ln p_m)
 
-where w_m >= 0 and sum_m w_m = 1. The mean p is then corrected
-(`humanpref.models.blend_correction`).
+where p_m are the probabilities that member m predicts, w_m >= 0 and sum_m w_m = 1. The mean p is
+then corrected, among other things by a temperature T (`humanpref.models.blend_correction`).
 
 Fitting the weights is a convex problem for both means, and so is fitting 1/T once the weights are
 known. The result therefore does not depend on a starting point.
@@ -47,11 +47,12 @@ class Blend:
     correction: Correction = field(default_factory=Correction)
     """The correction that is applied to the mean."""
     ties: bool = True
-    """Whether the members have ties. If not, the log probability of a tie is -inf."""
+    """Whether the members predict ties. If not, the log probability of a tie is -inf."""
 
     def __call__(self, probabilities: np.ndarray, cases: np.ndarray | None = None) -> np.ndarray:
-        """Blend the members' probabilities, (m, n, 3), into (n, 3). `cases` are the rows' cases
-        (`humanpref.text.cases`); if None, no special cases are corrected."""
+        """Blend the members' probabilities, (m, n, 3), into (n, 3). `cases`, (n,), says which rows
+        have empty or identical answers (`humanpref.text.cases`); without it, all rows are treated
+        alike."""
         return np.exp(self.correction(self.mixed(probabilities), cases))
 
     def mixed(self, probabilities: np.ndarray) -> np.ndarray:
@@ -77,9 +78,9 @@ class Blend:
 
 def mix(blend: Blend, probabilities: np.ndarray, cases: np.ndarray) -> np.ndarray:
     """Blend m members' probabilities, (m, n, 3), into (n, 3). In each row, only members whose
-    probabilities are not NaN are used; if all are NaN, the result is NaN.
+    probabilities are not NaN are used; if none of these has a positive weight, the result is NaN.
 
-    `cases` (n,) are the rows' cases; see `humanpref.text.cases`.
+    `cases`, (n,), says which rows have empty or identical answers; see `humanpref.text.cases`.
     """
     known = ~np.isnan(probabilities[:, :, 0].transpose())  # (n, m)
     mixed = np.full(probabilities.shape[1:], np.nan)
@@ -94,7 +95,8 @@ def mix(blend: Blend, probabilities: np.ndarray, cases: np.ndarray) -> np.ndarra
 
 
 def equal_blend(mean: str, members: int, ties: bool = True) -> Blend:
-    """Return a blend with equal weights and no correction, of members with or without ties."""
+    """Return a blend of this many members with equal weights and no correction. `ties` says whether
+    they predict ties."""
     return Blend(mean, np.full(members, 1 / members), ties=ties)
 
 
@@ -111,15 +113,18 @@ def fit_blend(
     rows : HeldOutRows
         The n predicted rows.
     options : BlendOptions
-        `shrinkage` is s in the penalties s/2 |w - 1/m|² and s/2 (1/T - 1)², which are added to the
-        log loss summed over all rows (in nats). They act as a Gaussian prior around the plain mean,
-        with standard deviation 1/sqrt(s): 0.3 for s = 10. The prior matters with a thousand rows,
-        where the weights would otherwise follow noise, but not with fifty thousand. A member is
-        dropped if its removal raises the summed log loss by less than `min_gain` nats; the cheapest
-        member goes first, and the others are fitted again after each removal. The default, one nat,
-        is the amount that Akaike's information criterion charges for a parameter.
+        `shrinkage` is s in two penalties, which are added to the log loss summed over all rows (in
+        nats): s/2 |w - 1/m|² for the weights w, and s/2 (1/T - 1)² for the temperature T. They act
+        as a Gaussian prior around the plain mean, with standard deviation 1/sqrt(s): 0.3 for
+        s = 10. The prior matters with a thousand rows, where the weights would otherwise follow
+        noise, but not with fifty thousand.
+
+        `min_gain` is the number of nats by which a member must lower the summed log loss; otherwise
+        it is dropped. The least useful member goes first, and the others are fitted again after
+        each removal. The default, one nat, is the amount that Akaike's information criterion
+        charges for a parameter.
     ties : bool
-        Whether the members have ties.
+        Whether the members predict ties.
 
     Returns
     -------
@@ -128,7 +133,7 @@ def fit_blend(
     dropped : dict
         The reason for dropping each dropped member, by the member's index.
     cases : list of dict
-        The special cases; see `fit_correction`.
+        Facts about rows with empty or identical answers; see `fit_correction`.
 
     Sources: Breiman (1996), "Stacked regressions", here with log loss instead of squared error;
     Genest and Zidek (1986), for both kinds of mean.

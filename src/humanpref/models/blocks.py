@@ -26,8 +26,8 @@ EIGENVALUE_FLOOR = 1e-12
 
 
 class Side(NamedTuple):
-    """The columns of n rows in the wide block and in the structural block. Either all of them are
-    antisymmetric in A and B, or all are symmetric."""
+    """The columns of n rows in the wide block and in the structural block. An exchange of A and B
+    changes the sign of all of these columns (antisymmetric), or changes none (symmetric)."""
 
     wide: Matrix
     structure: np.ndarray
@@ -48,7 +48,8 @@ class Side(NamedTuple):
 
 
 class Blocks(NamedTuple):
-    """The features of n rows: antisymmetric (x) and symmetric (z)."""
+    """The features of n rows: x changes sign if A and B are exchanged (antisymmetric); z does not
+    change (symmetric)."""
 
     x: Side
     z: Side
@@ -70,15 +71,15 @@ class Blocks(NamedTuple):
 
 
 class Penalties(NamedTuple):
-    """The candidate L2 penalties for each block, in units of rows."""
+    """The candidate L2 penalties for each block, in the unit of `DavidsonRegression`."""
 
     wide: tuple[float, ...]
     structure: tuple[float, ...]
 
 
 class Choice(NamedTuple):
-    """The chosen penalties, and their inner log loss in nats. The loss is None if there was only
-    one choice, or too few prompts for choosing."""
+    """The chosen penalties, and their log loss on inner folds, in nats. The loss is None if there
+    was only one candidate per block, or if there were too few prompts for choosing."""
 
     wide: float
     structure: float
@@ -86,9 +87,10 @@ class Choice(NamedTuple):
 
 
 class Scales(NamedTuple):
-    """The scale of each column of x, and the mean and the scale of each column of z.
+    """How to scale features: the scale of each antisymmetric column (x), and the mean and the scale
+    of each symmetric column (z).
 
-    x is not centered, because centering would break its antisymmetry.
+    x is not centered, because an exchange of A and B would then do more than change its sign.
     """
 
     x_scale: np.ndarray
@@ -157,8 +159,8 @@ def state_shapes(
 
 
 def _principal_axes(columns: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return the principal axes of `columns` as the columns of a matrix. An axis is zero if nothing
-    but rounding errors varies along it."""
+    """Return the principal axes of features `columns` (n, k) as the columns of a (k, k) matrix. An
+    axis is zero if the features vary along it only by rounding errors."""
     with threadpool_limits(1, user_api="blas"):  # as in `DavidsonRegression.fit`
         variances, axes = np.linalg.eigh(columns.T @ (columns * weights[:, None]))
     return np.where(variances > EIGENVALUE_FLOOR * variances.max(initial=0), axes, 0)

@@ -49,10 +49,18 @@ class BoostedModel(Model, family="boosted"):
     """XGBoost on the columns of `columns_of`. The log scores are averaged over several seeds and
     both orders of A and B, and then divided by a temperature.
 
-    Attributes after `fit`: `similarities_`, `columns_` (the indices in `COLUMNS` of the columns
-    that the trees use), `boosters_`, `temperature_` and `selection_` (None if there was no
-    selection, or after loading). The parameters are the options of
-    `humanpref.config.cpu.BoostedOptions`, and `seed`.
+    The parameters are the options of `humanpref.config.cpu.BoostedOptions`, and `seed`.
+
+    Attributes
+    ----------
+    similarities_ : Similarities
+    columns_ : list of int
+        The indices in `COLUMNS` of the columns that the trees use.
+    boosters_ : list of Booster
+        One per seed.
+    temperature_ : float
+    selection_ : Selection or None
+        None if no columns were selected, or if the model was loaded from a folder.
     """
 
     swap_equivariant = True
@@ -127,8 +135,8 @@ class BoostedModel(Model, family="boosted"):
 def select_columns(
     trainer: Trainer, examples: Examples, splits: Splits, checkpoint: Path | None
 ) -> Selection:
-    """Among the columns that LightGBM ranks highest, select those that lower the inner log loss.
-    Every comparison uses the number of trees that is best with all columns."""
+    """Among the columns that LightGBM ranks highest, select those that lower the log loss on inner
+    folds. Every comparison uses the number of trees that is best with all columns."""
     rounds = trainer.best_rounds(examples, splits)
     values, _, classes, weights = examples.expanded()
     order = importance_order(values, classes, weights, trainer.seeds()[0])

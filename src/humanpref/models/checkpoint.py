@@ -25,7 +25,7 @@ DIGESTS_VARIABLE = "HUMANPREF_BASE_DIGESTS"
 """Environment variable with the digests computed so far, which child processes inherit. It is a
 JSON object whose keys are digests of the files' paths, sizes and modification times."""
 
-# In the order in which transformers looks for them.
+# Names of weight files, in the order in which transformers looks for them.
 _NAMES = (
     "model.safetensors",
     "model.safetensors.index.json",
@@ -35,13 +35,14 @@ _NAMES = (
 
 
 def weights_files(folder: Path) -> list[Path]:
-    """List the files from which transformers reads the folder's weights; an index comes first.
+    """List the files from which transformers reads the folder's weights. If an index names the
+    others, it comes first.
 
     Raises
     ------
     InputError
-        If there are none, if one is missing or incomplete, or if transformers would also load an
-        adapter in the folder, or would load other weights that the configuration names.
+        If there are none, if one is missing or incomplete, if the folder contains an adapter, which
+        transformers would also load, or if the configuration names other weights.
     """
     adapter, config = folder / "adapter_config.json", folder / "config.json"
     if adapter.exists():
@@ -75,8 +76,8 @@ def base_digest(folder: Path) -> str:
     """Return the SHA-256 of a folder's weights: the name, type, shape and content of each tensor,
     in the order of the names.
 
-    This takes minutes for a large base. The result is therefore kept for this process and those
-    that it starts afterwards, until the size or the modification time of a file changes.
+    This takes minutes for a large model. The digest is therefore kept for this process and its
+    later child processes, until the size or the modification time of a file changes.
 
     Raises
     ------
@@ -107,7 +108,8 @@ def stamps(files: Iterable[Path]) -> tuple[tuple[str, int, int], ...]:
 def convert(files: list[Path], target: Path) -> None:
     """Write the tensors of a publisher's .bin files as one safetensors file.
 
-    Tensors that share memory are written once per name, so that readers do not have to tie them.
+    A tensor that several names share is written under each name, so that readers do not have to tie
+    the names again.
     """
     state = {
         name: tensor.clone(memory_format=torch.contiguous_format)

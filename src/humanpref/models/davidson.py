@@ -3,10 +3,11 @@ construction.
 
     P(A), P(B), P(tie)  ∝  exp(d/2), exp(-d/2), exp(nu)        d = x · w,   nu = c + z · v
 
-with x antisymmetric and z symmetric under an exchange of A and B. The exchange then negates d and
-keeps nu, so P(A) and P(B) trade places. This is multinomial logistic regression restricted to that
-symmetry. Fitting it on the original rows is equivalent to fitting the unrestricted model on the
-rows and their mirror images, at half the cost.
+w, v and c are learned. x are features that an exchange of A and B negates, and z features that it
+does not change. The exchange therefore negates the margin d and keeps the tie score nu, so P(A) and
+P(B) trade places. This is multinomial logistic regression restricted to that symmetry. Fitting it
+on the original rows is equivalent to fitting the unrestricted model on the rows and their mirror
+images, at half the cost.
 
 Source: Davidson (1970), "On extending the Bradley-Terry model to accommodate ties in paired
 comparison experiments", eq. 2.5.
@@ -66,7 +67,8 @@ def _log_probabilities(d: np.ndarray, nu: np.ndarray) -> np.ndarray:
 
 
 class DavidsonRegression:
-    """A Davidson regression, fitted by maximum likelihood with an L2 penalty.
+    """A Davidson regression on antisymmetric features x and symmetric features z, fitted by maximum
+    likelihood with an L2 penalty.
 
     Parameters
     ----------
@@ -74,7 +76,7 @@ class DavidsonRegression:
         L2 penalties, one for each column of x and of z, in units of rows: the fit minimizes sum_i
         loss_i + sum_j penalty_j w_j² / 2.
     ties : bool
-        Whether there are ties. If not, nu is -inf, and `v_` and `c_` are 0.
+        Whether there are ties. If not, the tie score is -inf, and `v_` and `c_` are 0.
 
     Attributes
     ----------
@@ -151,7 +153,7 @@ class DavidsonRegression:
         return davidson_probabilities(x @ self.w_, self._tie_scores(z, self.v_, self.c_))
 
     def _tie_scores(self, z: Matrix, v: np.ndarray, c: np.ndarray | float) -> np.ndarray:
-        """Return nu, (n,)."""
+        """Return the tie score nu of each row, (n,)."""
         return z @ v + c if self.ties else np.full(z.shape[0], -np.inf)
 
 

@@ -2,11 +2,12 @@
 less memory traffic.
 
 Disentangled attention adds two position terms to the score of query i and key j: the products of
-the query, and of the key, with an embedding of the distance i - j. Transformers multiplies by the
-embeddings of all buckets of distances and gathers an L x L matrix from each product. Here, the
-embeddings are first laid out by distance. Each row of the matrix is then a slice of the same row of
-the product, and starts one column before the slice of the previous row, so a strided view can
-express the matrix. The sum of both terms is passed to `scaled_dot_product_attention` as its mask.
+the query, and of the key, with an embedding of the distance i - j. For a sequence of length L,
+transformers multiplies by the embeddings of all buckets of distances and gathers an L x L matrix
+from each product. Here, the embeddings are first laid out with one column per distance. Row i of
+the L x L matrix is then a slice of row i of the product, and each slice starts one column before
+the previous one, so the matrix is a strided view of the product. The sum of both terms is passed to
+`scaled_dot_product_attention` as its mask.
 
 Source: He et al. (2021), arXiv 2006.03654, equation 4.
 """
@@ -34,8 +35,8 @@ attention would copy any other mask."""
 
 
 def fuse_attention(backbone: nn.Module) -> bool:
-    """Replace the attention of a DeBERTa-v2 or -v3 in place. Any other model is left as it is, and
-    so is one with only one of the two position terms.
+    """Replace the attention of a DeBERTa-v2 or -v3 by `FusedSelfAttention`, in place. A model of
+    another type, or with only one of DeBERTa's two position terms, is not changed.
 
     Weights and their names do not change, and real tokens get the same states up to rounding. Only
     the states at padding, to which no real token attends, differ. Dropout of the probabilities
@@ -49,7 +50,7 @@ def fuse_attention(backbone: nn.Module) -> bool:
     Returns
     -------
     bool
-        Whether the model now has this attention.
+        Whether the attention was replaced.
 
     Examples
     --------
@@ -72,7 +73,8 @@ def fuse_attention(backbone: nn.Module) -> bool:
 
 class FusedEncoder(DebertaV2Encoder):
     """An encoder that passes two inputs to its layers: a mask of the keys that are not padding and,
-    for each distance i - j, the index of its row in the relative embeddings."""
+    for each distance i - j from query i to key j, the index of its row in the relative
+    embeddings."""
 
     def get_attention_mask(self, attention_mask: Tensor) -> Tensor | None:
         """Return a mask of the real keys, bool (n, 1, L), or None if all keys are known to be real.
@@ -131,8 +133,8 @@ class FusedSelfAttention(DisentangledSelfAttention):
         return states.unflatten(-1, (self.num_attention_heads, -1)).permute(2, 0, 1, 3)
 
     def laid_out(self, projected: Tensor, rows: Tensor) -> Tensor:
-        """Return the projected embeddings of these rows, one per distance, (heads, size, 2 L -
-        1)."""
+        """Return the projected embedding of each of the 2 L - 1 distances, (heads, size, 2 L - 1).
+        `rows`, (2 L - 1,), are the distances' rows in `projected`."""
         heads = projected.unflatten(-1, (self.num_attention_heads, -1)).permute(1, 2, 0)
         return heads.index_select(-1, rows)
 
@@ -141,8 +143,8 @@ class PositionMask(Function):
     """A mask, (heads, n, L, L), that adds both position terms to the scores. At padding, it is a
     large negative number.
 
-    Nothing of that size is kept for the backward pass. There, padding needs no mask: its
-    probability is 0, and so is the gradient of its score.
+    Nothing of that size is kept for the backward pass, which needs no mask at padding: the
+    attention to padding is 0, and so is the gradient of its score.
     """
 
     @staticmethod

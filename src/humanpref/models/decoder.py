@@ -54,7 +54,8 @@ class PairDecoder(nn.Module):
 
 
 class DecoderModel(NeuralModel, family="decoder"):
-    """Any Hugging Face decoder as a classifier of pairs. `fit` also sets `base_`."""
+    """Any Hugging Face decoder as a classifier of pairs. `fit` also sets `base_`, the pretrained
+    model on disk."""
 
     base_: FrozenBase
 
@@ -99,7 +100,8 @@ class DecoderModel(NeuralModel, family="decoder"):
         return base
 
     def module_on(self, base: nn.Module) -> nn.Module:
-        """Return a module that consists of the base, its adapter and the head."""
+        """Return the module of the family: the base with its adapter, and the head that
+        `model.head` names."""
         if self.config.model.head == "tokens":
             return AnswerTokens(base, self.options, self.answering(self.tokenizer_)[1])
         return PairDecoder(base, self.options)

@@ -1,8 +1,9 @@
-"""Direct Preference Optimization: a language model is compared with its frozen original, and a
-response's reward is how much more likely it became.
+"""Direct Preference Optimization: the reward of a response is how much more likely a language model
+finds it after training than before.
 
-reward(x, y) = beta (log pi(y | x) - log pi_ref(y | x)). A tie-aware link turns the difference of
-two rewards into probabilities.
+reward(x, y) = beta (log pi(y | x) - log pi_ref(y | x)), for a prompt x and a response y, where pi
+is the language model and pi_ref its frozen original. A tie-aware link turns the difference of two
+rewards into probabilities.
 
 Source: Rafailov et al. (2023), arXiv 2305.18290; with ties: arXiv 2409.17431.
 """
@@ -143,15 +144,15 @@ def _token_log_probabilities(model: nn.Module, vectors: Tensor, targets: Tensor)
 
 
 class DpoModel(NeuralModel, family="dpo"):
-    """The paper's DPO as a predictor. It is exactly swap-equivariant, since both responses are read
-    in the same way. `fit` also sets `base_`."""
+    """Direct Preference Optimization as a predictor. It is exactly swap-equivariant, since both
+    responses are read in the same way. `fit` also sets `base_`, the pretrained model on disk."""
 
     swap_equivariant = True
     swap_averaged = False
     scored = CHUNK
     base_: FrozenBase
     margins_: np.ndarray
-    """The margins of the last prediction."""
+    """The result of `margins` for the rows of the last prediction."""
 
     def check(self) -> None:
         check_base(self.config.model.backbone)
@@ -161,7 +162,7 @@ class DpoModel(NeuralModel, family="dpo"):
         return dialogue_template(self.tokenizer_, self.config.model.system_prompt)
 
     def policy(self, base: nn.Module) -> Policy:
-        """Add the adapter and the link, with its initial values, to the base."""
+        """Return the base with an adapter and with the link at its initial values."""
         options, training = self.config.model, self.config.training
         check_scores(base, options.backbone)
         policy = Policy(base, options, training.length_normalisation)
@@ -210,8 +211,8 @@ class DpoModel(NeuralModel, family="dpo"):
         return self.margins_of(self.referenced(self.inputs(pairs)))
 
     def rewards(self, pairs: pd.DataFrame) -> np.ndarray:
-        """Compute the implicit reward beta (log pi - log pi_ref) of only response A of each row,
-        (n,) float64, in nats."""
+        """Compute the implicit reward of each row's response A, beta (log pi - log pi_ref), (n,)
+        float64, in nats. Response B is not read."""
         inputs = self.referenced(self.inputs(pairs, lambda pair: [answered(pair)]))
         return self.config.training.beta * self.log_ratios(inputs)[:, 0]
 
@@ -275,8 +276,8 @@ class DpoModel(NeuralModel, family="dpo"):
 
 
 def rows_for_link(pairs: pd.DataFrame, fraction: float, seed: int) -> np.ndarray:
-    """Return a mask, (n,) bool, of the rows reserved for fitting the link, which the policy must
-    not see. If there are too few prompts, no row is reserved."""
+    """Return a mask, (n,) bool, of the rows that are reserved for fitting the link and not used to
+    train the policy. If there are too few prompts, no row is reserved."""
     if fraction and len(set(prompt_keys(pairs))) < 2 / fraction:
         logger.warning(
             "dpo: too few prompts to reserve any for the link; it is fitted on the training rows"
@@ -293,8 +294,8 @@ def fit_link(
     start: np.ndarray,
     ties: bool = True,
 ) -> tuple[np.ndarray, dict[str, float]]:
-    """Fit the link's log scale and tie score by maximum likelihood, with a penalty of about one row
-    that keeps each near its initial value.
+    """Fit the link's log scale and tie score by maximum likelihood. A penalty that weighs about as
+    much as one row keeps both near their initial values.
 
     Parameters
     ----------
@@ -339,8 +340,8 @@ def link_probabilities(
 
 
 class RewardReport:
-    """The loss named in `training.ties`, as a function of log-ratios (n, 2), which also logs the
-    margins and the accuracy of the rewards."""
+    """The training loss that `training.ties` selects, as a function of log-ratios (n, 2) and labels
+    (n, 3). Every `REPORT_EVERY` calls, it logs the mean margin and the accuracy of the rewards."""
 
     def __init__(self, training: DpoTraining) -> None:
         self.training = training
@@ -367,7 +368,8 @@ class RewardReport:
 
 
 def response_tokens(sequence: Tokenised) -> np.ndarray:
-    """Mark the tokens of each response and the special token that ends it, (length,) bool."""
+    """Mark the tokens of the response, and the special token after each of its turns, (length,)
+    bool."""
     own = sequence.parts == A
     after = np.concatenate([[False], own[:-1]]) & (sequence.parts == SPECIAL)
     return own | after

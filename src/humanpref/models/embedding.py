@@ -42,8 +42,16 @@ BACKBONE_FOLDER = "backbone"
 
 
 class Columns(NamedTuple):
-    """The inputs of a head for n rows: the components of the prompt and both answers, each (n, k),
-    and the scaled antisymmetric and symmetric columns (structural features, then cosines)."""
+    """The inputs of a head for n rows.
+
+    Attributes
+    ----------
+    p, a, b : ndarray
+        (n, k) principal components of the embeddings of the prompt, of A and of B.
+    x, z : ndarray
+        (n, columns) scaled features; an exchange of A and B changes the sign of x and keeps z. The
+        structural features come first, then the cosines and attention scores.
+    """
 
     p: np.ndarray
     a: np.ndarray
@@ -69,17 +77,28 @@ class Columns(NamedTuple):
 
 
 class EmbeddingModel(Model, family="embedding"):
-    """A Davidson regression or a network, which computes a margin d and a tie score nu. In the
-    regression, d depends on [a - b, p * (a - b)] and nu on [|a - b|, a * b, p]; the network reads
-    [a, b, a - b, a * b, p] in both orders of A and B. Both also use cosines, attention scores and
-    structural features.
+    """A Davidson regression or a neural network, which computes a margin d and a tie score nu from
+    frozen embeddings.
 
-    p, a and b are principal components of the embeddings of the prompt and the two answers. The
-    components keep their variances, so the penalty restrains minor ones more. Cosines and attention
-    scores are in the wide block with the components, and share its penalty. Attributes after `fit`:
-    `encoder_`, `center_` (width,), `basis_` (width, components), `scales_` (of structural features
-    and cosines) and `head_`. The parameters are the options of
-    `humanpref.config.cpu.EmbeddingOptions` and `ForwardOptions`, and `seed`.
+    Let p, a and b be the principal components of the embeddings of the prompt, of A and of B. In
+    the regression, d depends on [a - b, p * (a - b)] and nu on [|a - b|, a * b, p]. The network
+    reads [a, b, a - b, a * b, p] in both orders of A and B. Both also use cosines, attention scores
+    and structural features.
+
+    In the regression, the structural features have one L2 penalty, and everything else has another.
+    The components are not scaled to equal variances, so this penalty restrains the minor ones more.
+
+    The parameters are the options of `humanpref.config.cpu.EmbeddingOptions` and `ForwardOptions`,
+    and `seed`.
+
+    Attributes
+    ----------
+    encoder_ : FrozenEncoder
+    center_, basis_ : ndarray
+        (width,) and (width, components); see `principal_components`.
+    scales_ : Scales
+        The scales of the structural features, cosines and attention scores.
+    head_ : DavidsonRegression or PairNetwork
     """
 
     swap_equivariant = True
@@ -174,8 +193,9 @@ class EmbeddingModel(Model, family="embedding"):
         return load_frozen(name, options.max_length, *instructions, digest)
 
     def _features(self, pairs: pd.DataFrame) -> tuple[PairVectors, np.ndarray, np.ndarray]:
-        """Return the vectors, and two matrices of columns to be scaled: antisymmetric, then
-        symmetric. In each, the structural features precede the cosines."""
+        """Return the vectors, and two matrices of features that are still to be scaled. An exchange
+        of A and B changes the sign of the first and keeps the second. In both, the structural
+        features precede the cosines."""
         inference: ForwardOptions = self.config.inference
         vectors = pair_vectors(
             pairs,

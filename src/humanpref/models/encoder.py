@@ -47,8 +47,9 @@ OFFSET_FOLDS = 5
 class PairEncoder(nn.Module):
     """A backbone reads each row's sequences; a head compares the two answers' vectors.
 
-    Source: with dual inputs and the linear head, the report's model (M3): shared backbone, mean
-    pooling of each branch over the real tokens, concatenation, one linear layer to 3 logits.
+    Source: the report (M3), whose model is this one with dual inputs and the linear head: shared
+    backbone, mean of each sequence over the real tokens, concatenation, one linear layer to 3
+    logits.
     """
 
     def __init__(self, backbone: nn.Module, options: EncoderOptions) -> None:

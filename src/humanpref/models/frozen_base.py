@@ -1,5 +1,5 @@
-"""Load and check a frozen pretrained decoder. An artifact names its base but does not contain a
-copy of it."""
+"""Load and check a frozen pretrained decoder, the base of a model. An artifact names its base but
+does not contain a copy of it."""
 
 import contextlib
 import itertools
@@ -35,7 +35,7 @@ from humanpref.text.tokens import Template
 from humanpref.training.precision import DTYPES, has_bf16, process_state, resolve
 
 LEAST_ROOM = 8
-"""Minimum number of tokens that the fixed text must leave for a row's texts."""
+"""Minimum number of tokens that the template's fixed text must leave for a row's texts."""
 
 
 class FrozenBase(NamedTuple):
@@ -108,8 +108,8 @@ class FrozenBase(NamedTuple):
 
 
 def check_base(name: str) -> Any:
-    """Return a base's tokenizer; raise InputError if it or the configuration is missing or
-    invalid."""
+    """Return the tokenizer of a base model. Raise InputError if the model's tokenizer or
+    configuration is missing or invalid."""
     folder = str(base_folder(name))
     load_backbone_config(folder)
     return load_tokenizer(folder)
@@ -135,8 +135,8 @@ def read(backbone: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tens
 
 
 def check_room(template: Template, options: AdaptedOptions) -> None:
-    """Raise InputError if the fixed text around a conversation of one turn leaves almost no room
-    for the row's own text."""
+    """Raise InputError if the template's fixed text, for a conversation of one turn, leaves fewer
+    than `LEAST_ROOM` of the `model.max_length` tokens for the row's own texts."""
     fixed = template.around() + sum(len(ids) for ids in template.before.values())
     if options.max_length - fixed < LEAST_ROOM:
         raise InputError(
@@ -146,8 +146,8 @@ def check_room(template: Template, options: AdaptedOptions) -> None:
 
 
 def load_base(place: Path, config: Any, options: AdaptedOptions, kind: type) -> nn.Module:
-    """Load a pretrained decoder with a class of transformers (`kind`), in `model.base_dtype` or
-    quantized, directly onto this process's GPU if it has one.
+    """Load a pretrained decoder from the folder `place` with a class of transformers (`kind`), in
+    `model.base_dtype` or quantized, directly onto this process's GPU if it has one.
 
     Raises
     ------

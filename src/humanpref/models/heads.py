@@ -1,5 +1,4 @@
-"""Heads, which turn the encoded answers of a batch into logits (n, 3) with the columns A, B and
-tie.
+"""Heads, which turn the encoded answers of n rows into logits (n, 3) with the columns A, B and tie.
 
 Every head takes an `Encoded` and returns logits whose softmax gives the probabilities. A head with
 `equivariant = True` exchanges the logits of A and B when the answers are exchanged, provided that
@@ -18,16 +17,16 @@ from humanpref.text.format import PROMPT, A, B
 
 
 class Side(NamedTuple):
-    """One side of n rows: all of their answers A, or all of their answers B.
+    """The encoded answers A of n rows, or their encoded answers B.
 
     Attributes
     ----------
     vector : Tensor
-        (n, width) float32, mean-pooled.
+        (n, width) float32, the mean of each answer's hidden states.
     tokens : Tensor
-        (n, length, width), hidden states.
+        (n, length, width), the hidden states of the sequence that contains the answer.
     mask : Tensor
-        (n, length) bool, true at the tokens that belong to this answer.
+        (n, length) bool, true at the tokens that count as the answer's.
     """
 
     vector: Tensor
@@ -36,8 +35,8 @@ class Side(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """A batch of n rows after the backbone: the prompt's mean-pooled vector, (n, width) float32,
-    and both answers."""
+    """The encoded texts of n rows: the mean of each prompt's hidden states, (n, width) float32, and
+    both answers."""
 
     prompt: Tensor
     a: Side
@@ -70,8 +69,8 @@ def masked_mean(hidden: Tensor, mask: Tensor) -> Tensor:
 
 
 def encoded_dual(hidden: Tensor, mask: Tensor, parts: Tensor) -> Encoded:
-    """Pool two branches per row, (n, 2, length, width): an answer's vector is the mean over all
-    tokens of its branch except padding."""
+    """Pool two sequences per row, prompt + A and prompt + B, (n, 2, length, width). An answer's
+    vector is the mean over all tokens of its sequence except padding."""
     branches = list(zip(hidden.unbind(1), mask.bool().unbind(1), parts.unbind(1), strict=True))
     prompts = [masked_mean(tokens, part == PROMPT) for tokens, _, part in branches]
     a, b = (Side(masked_mean(tokens, real), tokens, real) for tokens, real, _ in branches)
@@ -79,8 +78,8 @@ def encoded_dual(hidden: Tensor, mask: Tensor, parts: Tensor) -> Encoded:
 
 
 def encoded_joint(hidden: Tensor, mask: Tensor, parts: Tensor) -> Encoded:
-    """Pool one sequence per row, (n, 1, length, width): an answer's vector is the mean over that
-    answer's tokens."""
+    """Pool one sequence per row, prompt + A + B, (n, 1, length, width). An answer's vector is the
+    mean over that answer's tokens."""
     tokens = hidden[:, 0]
     masks = [(parts[:, 0] == part) & mask[:, 0].bool() for part in (PROMPT, A, B)]
     prompt, a, b = (Side(masked_mean(tokens, own), tokens, own) for own in masks)
@@ -115,7 +114,10 @@ def interactions(a: Tensor, b: Tensor) -> list[Tensor]:
 
 class AttentionHead(nn.Module):
     """A head in which each answer's tokens attend to the other answer. Its network reads the mean
-    result of each answer, and the features of `interactions`. Source: the report (M12)."""
+    output of the attention for each answer, and the features of `interactions`.
+
+    Source: the report (M12).
+    """
 
     equivariant = False
 
@@ -129,8 +131,8 @@ class AttentionHead(nn.Module):
         return self.network(torch.cat(vectors, dim=-1))
 
     def attend(self, queries: Side, keys: Side) -> Tensor:
-        """Let the tokens of `queries` attend to those of `keys`, and return the mean of the
-        results, (n, width)."""
+        """Let the tokens of `queries` attend to those of `keys`, and return the mean of the outputs
+        for the tokens of `queries`, (n, width)."""
         values = keys.tokens.float().masked_fill(~keys.mask.unsqueeze(-1), 0)
         # If an answer has no tokens, its first position stays visible, because attention to nothing
         # gives NaN. Like all padding, that position is zeroed. Zeroing keeps gradients out of
@@ -148,6 +150,8 @@ class TieHead(nn.Module):
     symmetric. Combine both with a tie-aware link.
 
     d = f(prompt, a, b) - f(prompt, b, a);   nu = g(prompt, a + b, |a - b|, a * b)
+
+    f and g are small networks; prompt, a and b are the vectors of the prompt, of A and of B.
 
     ``davidson``: P(A), P(B), P(tie) ∝ e^{d/2}, e^{-d/2}, e^{nu}. ``rao-kupper``: P(A) = sigmoid(d -
     theta), P(B) = sigmoid(-d - theta), P(tie) is the rest; theta = softplus(nu).
@@ -194,9 +198,9 @@ EQUIVARIANT_HEADS = tuple(LINKS)
 
 
 def tie_score(link: str, probability: float) -> float:
-    """Return the nu that gives a tie this probability at d = 0.
+    """Return the tie score nu for which P(tie) is `probability` if the margin d is 0.
 
-    Davidson: e^nu / (2 + e^nu) = p. Rao-Kupper: tanh(theta / 2) = p with theta = softplus(nu).
+    Davidson: P(tie) = e^nu / (2 + e^nu). Rao-Kupper: P(tie) = tanh(softplus(nu) / 2).
 
     >>> round(tie_score("davidson", 0.5), 6)
     0.693147

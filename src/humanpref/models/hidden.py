@@ -20,7 +20,7 @@ def hidden_states(
     the backbone did not read.
 
     Sequences of similar length go through the backbone together, so that they are not padded to the
-    longest of all (even the two branches of one row differ in length).
+    longest of all (even the two sequences of one row can differ in length).
 
     Parameters
     ----------
@@ -29,8 +29,8 @@ def hidden_states(
     inputs : dict
         Tensors (m, length), including `input_ids`; padded on the right.
     lengths : ndarray
-        (m,) number of tokens in each sequence. They could be counted from the mask, but then the
-        host would have to wait for the device.
+        (m,) number of tokens in each sequence. To count the tokens in the mask, the host would have
+        to wait for the device.
     """
     device, length = inputs["input_ids"].device, inputs["input_ids"].shape[1]
     batches = token_batches(lengths, BACKBONE_TOKENS[device.type == "cuda"])
@@ -49,8 +49,8 @@ def last_states(
 ) -> Tensor:
     """Return the hidden state of each row's last token, (n, width).
 
-    The arguments are those of a module whose rows have one sequence: ids and mask are (n, 1,
-    length), padded on the right, and `lengths`, (n, 1), counts the tokens.
+    Each row has one sequence: ids and mask are (n, 1, length), padded on the right, and `lengths`,
+    (n, 1), counts the tokens. For `read`, see `hidden_states`.
     """
     inputs = {"input_ids": input_ids[:, 0], "attention_mask": attention_mask[:, 0]}
     hidden = hidden_states(read, inputs, lengths[:, 0])

@@ -14,8 +14,7 @@ ENOUGH_ROWS = 4_000
 precise enough."""
 
 Splits = list[tuple[np.ndarray, np.ndarray]]
-"""For each inner fold, a mask of the rows to fit on and a mask of the held-out rows to evaluate
-on."""
+"""For each inner fold, two masks: of the rows to fit on, and of the held-out rows."""
 
 
 class Labelled(NamedTuple):

@@ -1,5 +1,5 @@
-"""The base class of the neural families: pass rows to the training loop, and turn the module's
-outputs into probabilities."""
+"""The base class of the neural families. It passes rows to the training loop, and turns the outputs
+of a torch module into probabilities."""
 
 import copy
 import dataclasses
@@ -39,7 +39,7 @@ SHORTER = (0.75, 0.5, 0.25)
 
 
 class NeuralModel(Model):
-    """A model with a module that reads token ids. `fit` sets `module_` and `tokenizer_`.
+    """A model with a torch module that reads token ids. `fit` sets `module_` and `tokenizer_`.
 
     A family defines how its module is built (`build`), how rows are turned into its inputs
     (`inputs`), and which backbone it used (`backbone_facts`).
@@ -51,7 +51,7 @@ class NeuralModel(Model):
     """Number of positions whose scores over the vocabulary are in memory at the same time in
     training."""
     memo: tuple[Any, TokenMemo] | None = None
-    """The tokenizer with which texts were last read, and its memo among `memos`."""
+    """The tokenizer that last read texts, and its cache of token ids in `memos`."""
 
     @abstractmethod
     def build(self, pairs: pd.DataFrame) -> None:
@@ -142,8 +142,8 @@ class NeuralModel(Model):
         return self.predictor(pairs)()
 
     def predictor(self, pairs: pd.DataFrame) -> Callable[[], np.ndarray]:
-        """Tokenize the rows and return a function that predicts them, (n, 3), with the module's
-        state at the time of the call."""
+        """Tokenize the rows, and return a function without arguments that predicts them, (n, 3),
+        with the weights that the module has when the function is called."""
         first = self.inputs(pairs)
         if not self.swap_averaged:
             return lambda: self.scores(first)
@@ -169,8 +169,8 @@ class NeuralModel(Model):
         return copy.copy(self).set_params(inference=inference)
 
     def shorter_variants(self) -> list[tuple[str, Model]]:
-        """Return variants with shorter and shorter inputs, down to the last length at which the
-        fixed tokens leave room for texts."""
+        """Return variants that read shorter and shorter inputs (`SHORTER`), as long as the fixed
+        tokens leave room for texts."""
         variants: list[tuple[str, Model]] = []
         row = pd.DataFrame({ID: ["0"], **{column: [()] for column in TEXT_COLUMNS}})
         for length in (int(share * self.model.max_length) for share in SHORTER):
@@ -184,7 +184,7 @@ class NeuralModel(Model):
         return variants
 
     def costs(self, pairs: pd.DataFrame) -> np.ndarray:
-        """Count the tokens of each row in one order."""
+        """Count the tokens of each row in one order of A and B."""
         return self.inputs(pairs).lengths.astype(np.float64)
 
     def cut_rows(self, pairs: pd.DataFrame) -> np.ndarray:
@@ -202,7 +202,7 @@ class NeuralModel(Model):
 
 
 def with_swapped(rows: Labelled) -> Labelled:
-    """Append every row with A and B exchanged."""
+    """Return the rows, followed by the same rows with A and B exchanged."""
     return Labelled(
         pd.concat([rows.pairs, swap_pairs(rows.pairs)], ignore_index=True),
         np.concatenate([rows.labels, rows.labels[:, SWAPPED_CLASSES]]),

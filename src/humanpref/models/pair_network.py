@@ -2,8 +2,9 @@
 
     d = s(u) - s(u'),   nu = c + t(u) + t(u')      (s, t) = tanh(u W + b) V
 
-u describes a row, and u' the same row with A and B exchanged. The exchange negates d and keeps nu,
-and the link of the Davidson regression (`humanpref.models.davidson`) turns them into probabilities.
+u holds the features of a row, and u' those of the same row with A and B exchanged; W, b, V and c
+are learned. The exchange negates the margin d and keeps the tie score nu, which the link of the
+Davidson regression (`humanpref.models.davidson`) turns into probabilities.
 
 The network is trained on all rows at once by L-BFGS, which draws no random numbers, so that a row
 of weight 2 is equivalent to two rows. The number of steps limits overfitting.
@@ -31,7 +32,8 @@ DEFAULT_STEPS = 20
 
 
 class Orders(NamedTuple):
-    """The inputs u and u' of n rows, each (n, columns) float64."""
+    """The inputs of the network for n rows as given (`one`), and with A and B exchanged (`other`),
+    each (n, columns) float64."""
 
     one: np.ndarray
     other: np.ndarray
@@ -42,7 +44,7 @@ class Orders(NamedTuple):
 
 
 class PairNetwork:
-    """The network of this module, with one hidden layer.
+    """A swap-equivariant network with one hidden layer; its formulas are in the module's docstring.
 
     Parameters
     ----------
@@ -52,16 +54,17 @@ class PairNetwork:
         L2 penalty for the weights in W and V: for each weight w, the fit adds penalty w² / 2 to the
         loss summed over the rows.
     seed : int
-        Seed for the initial W; the other parameters start at zero, except c, which starts at the
-        value for which P(tie) is the rate of ties.
+        Seed for the initial W. The other parameters start at zero, except the tie score's constant
+        c, which starts at the value for which P(tie) is the rate of ties.
     ties : bool
-        Whether there are ties. If not, nu is -inf.
+        Whether there are ties. If not, the tie score is -inf.
 
     Attributes
     ----------
     w_, b_, v_ : ndarray
-        (columns, hidden), (hidden,) and (hidden, 2) float64.
+        W, b and V: (columns, hidden), (hidden,) and (hidden, 2) float64.
     c_ : float
+        The tie score's constant.
     """
 
     def __init__(self, hidden: int, penalty: float, seed: int, ties: bool = True) -> None:
@@ -138,7 +141,8 @@ class PairNetwork:
         return np.tanh(inputs @ self.w_ + self.b_)
 
     def _scores(self, one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return d and nu, each (n,), from the hidden units of both orders, each (n, hidden)."""
+        """Compute the margin d and the tie score nu, each (n,), from the hidden units of both
+        orders, each (n, hidden)."""
         (s, t), (s_other, t_other) = (one @ self.v_).T, (other @ self.v_).T
         nu = self.c_ + t + t_other if self.ties else np.full(len(s), -np.inf)
         return s - s_other, nu
@@ -158,11 +162,11 @@ def fit_network(
     Returns
     -------
     network : PairNetwork
-        The same network.
+        The given network, now fitted.
     steps : int
         The number of steps.
     inner_log_loss : float or None
-        The inner log loss at that number of steps, in nats; None if nothing was chosen.
+        The log loss on inner folds at that number of steps, in nats; None if nothing was chosen.
     """
     inner = None
     splits = [] if steps else choosing_splits(rows, INNER_FOLDS, network.seed)

@@ -41,12 +41,17 @@ SYMMETRIC_COSINES = (
 
 
 class PairVectors(NamedTuple):
-    """The vectors and cosines of n rows.
+    """The vectors and cosines of n rows, all float64.
 
-    `prompt`, `a` and `b`, each (n, width) float64, are the mean vectors of all turns of that side.
-    Each vector has length 1, or 0 if the text is empty. `antisymmetric`, (n, 7) float64, has the
-    columns `ANTISYMMETRIC_COSINES`, which change sign when A and B are exchanged; `symmetric`, (n,
-    13) float64, has the columns `SYMMETRIC_COSINES`, which do not change.
+    Attributes
+    ----------
+    prompt, a, b : ndarray
+        (n, width) mean vectors of all turns of the prompt, of A and of B. Each has length 1, or 0
+        if the text is empty.
+    antisymmetric : ndarray
+        (n, 7), the columns `ANTISYMMETRIC_COSINES`, which change sign when A and B are exchanged.
+    symmetric : ndarray
+        (n, 13), the columns `SYMMETRIC_COSINES`, which do not change.
     """
 
     prompt: np.ndarray
@@ -57,8 +62,17 @@ class PairVectors(NamedTuple):
 
 
 class Text(NamedTuple):
-    """One text: the unit vectors of its windows (windows, width), their shares of the tokens
-    (windows,), and the mean vector (width,)."""
+    """The vectors of one text.
+
+    Attributes
+    ----------
+    windows : ndarray
+        (windows, width) unit vectors of its windows.
+    shares : ndarray
+        (windows,) each window's share of the text's tokens.
+    mean : ndarray
+        (width,) mean of the windows by these shares, scaled to length 1.
+    """
 
     windows: np.ndarray
     shares: np.ndarray

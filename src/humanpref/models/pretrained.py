@@ -157,8 +157,8 @@ def _check_pieces(name: str, tokenizer: Any, model: str, lower_case: bool) -> No
 
 
 def check_ids(name: str, tokenizer: Any, fixed: Iterable[int], embeddings: int) -> int:
-    """Check that every token that can occur in a text, and the `fixed` ones around it, have an
-    embedding.
+    """Check that every token that can occur in a text, and each of the `fixed` tokens around it,
+    has an embedding.
 
     Returns
     -------
@@ -183,8 +183,8 @@ def check_ids(name: str, tokenizer: Any, fixed: Iterable[int], embeddings: int) 
 
 
 def load_backbone_config(name: str) -> Any:
-    """Load a backbone's configuration by folder or hub name, without the attention implementation
-    that it names.
+    """Load a backbone's configuration by folder or hub name. An attention implementation that the
+    configuration names is ignored.
 
     Raises
     ------
@@ -284,7 +284,7 @@ def local_folder(name: str, weights: bool = True) -> Path:
 
 
 def base_folder(name: str) -> Path:
-    """Return the folder of a base model like `local_folder`, after checking that its weights are
+    """Return the folder of a pretrained model (`local_folder`) after checking that its weights are
     complete (`humanpref.models.checkpoint`)."""
     folder = local_folder(name)
     for path in weights_files(folder):
@@ -296,8 +296,8 @@ def base_folder(name: str) -> Path:
 def find_base(artifact: Path) -> tuple[Path, dict[str, str]]:
     """Find the base on which `artifact` (a model's folder) was trained, by name and digest.
 
-    `humanpref.models.bases.places` are tried in order, and then, unless HUMANPREF_BASE is set, the
-    hub name recorded in the artifact.
+    The folders of `humanpref.models.bases.places` are tried in order. If there are none and
+    HUMANPREF_BASE is not set, the base's name is looked up on the hub, unless it is a path.
 
     Returns
     -------

@@ -15,13 +15,14 @@ from humanpref.files import read_json, write_json
 logger = logging.getLogger(__name__)
 
 SELECTION_FILE = "selection.csv"
-"""The file in a model's folder that holds the path of its selection."""
+"""The file in a model's folder that holds the steps of its selection (`Selection.path`)."""
 
 
 class Selection(NamedTuple):
-    """The indices of the chosen columns, in ascending order, and the path that led to them.
+    """The indices of the chosen columns, in ascending order, and a table of the steps that led to
+    them, `path`.
 
-    The path has one row per step: `step` (from 0), `action` (`start`, `add` or `remove`), `column`
+    The table has one row per step: `step` (from 0), `action` (`start`, `add` or `remove`), `column`
     (its name), `columns` (the number of columns after the step), `log_loss` (held out, in nats) and
     `kept` (False for the last step, which did not lower the loss).
     """

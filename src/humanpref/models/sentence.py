@@ -300,8 +300,8 @@ def load_frozen(
     response_instruction: str | None = None,
     digest: str | None = None,
 ) -> FrozenEncoder:
-    """Load a frozen encoder, or return an equal one that is still in use, so that fold models share
-    one copy of its weights.
+    """Load a frozen encoder, or return an equal one that is still in use, so that several models
+    share one copy of the weights.
 
     Parameters
     ----------

@@ -1,5 +1,5 @@
-"""A sentence encoder's folder: the module that turns a window's tokens into one vector, and its
-settings.
+"""Read and write a sentence encoder's folder: the module that turns a window's tokens into one
+vector, the encoder's settings, and its instructions.
 
 sentence-transformers' own modules pool the tokens and perform the subsequent steps. The library's
 `Transformer`, which would load the backbone and the tokenizer, is not used: it initializes missing
@@ -89,8 +89,8 @@ class Prompts(NamedTuple):
         return cls(texts, default)
 
     def chosen(self, option: str, value: str | None) -> str:
-        """Return the instruction that the value of an option selects: a name in the folder, the
-        instruction itself (several words), an empty text for none, or None for the default.
+        """Return the instruction that an option's value selects. The value is a name in the folder,
+        the instruction itself (several words), empty for none, or None for the folder's default.
 
         Raises
         ------
@@ -143,8 +143,8 @@ class SentenceModule(nn.Module):
             return self.after(features)["sentence_embedding"]
 
     def halved(self, dtype: torch.dtype, device: torch.device) -> "SentenceModule":
-        """Return a copy on a GPU in which the weights of the backbone, a decoder, have half
-        precision. Under float16 autocast, its residual stream is float32
+        """Return a copy of the module on a GPU. The copy's backbone, a decoder, has weights in half
+        precision and, under float16 autocast, a residual stream in float32
         (`humanpref.models.older_gpus`).
 
         Buffers keep their precision: a rotary embedding's frequencies need it.
@@ -179,13 +179,13 @@ class SentenceModule(nn.Module):
 
 
 def modules_of(folder: Path) -> list[tuple[str, Path]]:
-    """Return a sentence-transformer's modules in order, as (type, folder). For a plain encoder, the
-    list is empty.
+    """Return the modules of a sentence-transformer, in the order of its modules.json, as (type,
+    folder). For a plain encoder, which lacks this file, the list is empty.
 
     Raises
     ------
     InputError
-        If the list cannot be read, or names unsupported modules.
+        If modules.json cannot be read, or names unsupported modules.
     """
     path = folder / "modules.json"
     try:

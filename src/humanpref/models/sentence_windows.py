@@ -45,7 +45,7 @@ class Rows(NamedTuple):
 
 
 class Splitter:
-    """Split passages with one tokenizer.
+    """Splits passages into windows with one tokenizer.
 
     Parameters
     ----------
@@ -105,9 +105,9 @@ class Splitter:
         return np.array([len(text) > self._room(own) * max_windows for own, _, text in parts], bool)
 
     def _parts(self, passages: list[Passage]) -> Iterator[tuple[list[int], int, list[int]]]:
-        """Tokenize each passage's instruction alone, and joined with the text. Yield the ids of the
-        instruction, the number of first ids that both have in common, and the remaining ids of the
-        joined text."""
+        """Tokenize each passage's instruction alone, and the instruction joined with the text.
+        Yield the ids of the instruction, the number of leading ids that the two have in common, and
+        the joined text's remaining ids."""
         joined = [instruction + text for text, instruction in passages]
         for passage, ids in zip(passages, self.token_ids(joined), strict=True):
             instruction = self._instructions[passage.instruction]

@@ -46,10 +46,15 @@ class SparseModel(Model, family="sparse"):
     structural features; the tie score nu depends on TF-IDF(prompt), the cosine of the answers'
     TF-IDF, and symmetric structural features.
 
-    Attributes after `fit`: `responses_` and `prompts_` (the fitted vectorizers; each is None if it
-    has no terms), `scales_` (of the structural features) and `regression_`.
-
     The parameters are the options of `humanpref.config.cpu.SparseOptions`, and `seed`.
+
+    Attributes
+    ----------
+    responses_, prompts_ : TfidfVectorizer or None
+        The fitted vectorizers; None if there are no terms.
+    scales_ : Scales
+        The scales of the structural features.
+    regression_ : DavidsonRegression
 
     Examples
     --------
@@ -174,8 +179,8 @@ def _unfitted(options: SparseOptions, **arguments: Any) -> TfidfVectorizer:
 
 
 def _terms(vectorizer: TfidfVectorizer | None, texts: list[str]) -> sparse.csr_matrix:
-    """Return the TF-IDF of n texts, (n, terms), scaled to unit length. If `vectorizer` is None,
-    there are no terms."""
+    """Return the TF-IDF of n texts, (n, terms), each row scaled to length 1. If `vectorizer` is
+    None, there are no terms."""
     if vectorizer is None:
         return sparse.csr_matrix((len(texts), 0))
     processes = processes_for(sum(map(len, texts)), PROCESS_CHARACTERS)

@@ -75,7 +75,7 @@ def evaluate(
           artifact's classes;
         - `swap_difference`: the mean absolute change of a probability if A and B are swapped;
         - `swap_flips`: the share of rows whose most likely class then changes;
-        - `swap_exact`: True if these two are 0 by construction, and therefore were not measured;
+        - `swap_exact`: True if both swap metrics are 0 by construction, and so were not measured;
         - `confusion`, `per_class`, and `axes` (`humanpref.evaluation.axes.follow`);
         - `rows_trained_on`: the number of these rows on which the artifact was trained. If it is
           above 0, the artifact's metrics are optimistic.
@@ -83,8 +83,8 @@ def evaluate(
         `differences` lists, for each artifact except the first, its log loss minus the first's,
         with a paired 95 % interval over prompts.
     tables : dict
-        `slices`, `reliability`, `axes` and `worst`, the rows with the highest losses and their
-        texts, up to `LONGEST_TEXT` characters each. Each table has a column `artifact`.
+        `slices`, `reliability`, `axes` and `worst` (the rows with the highest losses, with up to
+        `LONGEST_TEXT` characters of each text). Each table has a column `artifact`.
 
     Raises
     ------

@@ -75,7 +75,7 @@ def sizes(pairs: pd.DataFrame, characters: pd.DataFrame) -> pd.DataFrame:
 
 
 def label_balance(pairs: pd.DataFrame) -> pd.DataFrame:
-    """Count how often A, B and, if the rows have ties, tie were chosen. The columns are `label`,
+    """Count the labels A, B and, if the rows' format has ties, tie. The columns are `label`,
     `rows`, and `share` with its interval, `low` and `high`."""
     table = pd.DataFrame({"label": CLASSES, "rows": labels_of(pairs).sum(axis=0)})
     table = table if has_ties(pairs) else table[:2]
@@ -202,8 +202,8 @@ def languages(pairs: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        `language` (most rows first), `rows`, `share`, `another` (share of these rows that have an
-        answer in a different language) and, if the rows' labels have ties, `tie_share`.
+        `language` (most rows first), `rows`, `share`, `another` (the share of these rows in which
+        an answer is in a different language) and, if the rows' format has ties, `tie_share`.
     """
     spoken = pairs[[*TEXT_COLUMNS]].map(lambda turns: language_of(turns) or "unknown").to_numpy()
     known, prompt = spoken != "unknown", spoken[:, :1]

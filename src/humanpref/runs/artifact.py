@@ -9,7 +9,7 @@
       oof.csv         id, fold and the three probabilities of every row that was predicted while
                       it was held out; only rows of the training file, so that each id is unique
       rows.csv        id, digests of the prompt and of the answers, case of the answers, labels and
-                      weight of every training row, for later fits on oof.csv; the ids of extra
+                      weight of every training row, to fit blends to oof.csv later; the ids of extra
                       rows start with a prefix for their file (`extra-1:`, `extra-2:` …), and the
                       ids of rows of earlier stages (`train --from`) with `extra-0:`
       model/          the single model, or fold-0/ … fold-(K-1)/: config.json, weights
@@ -141,7 +141,7 @@ class Artifact:
 
     @property
     def classes(self) -> int:
-        """The number of classes: 3, or 2 if the models have no ties and P(tie) is 0."""
+        """The number of classes: 3, or 2 if the models never predict a tie (P(tie) is 0)."""
         return self.facts["classes"]
 
     @property
@@ -165,7 +165,7 @@ class Artifact:
 
     @cached_property
     def ensemble(self) -> Ensemble:
-        """The structure of the artifact, without any weights."""
+        """The artifact's models and how to combine them; no model is loaded."""
         folders, check = self.facts["members"], partial(check_contents, self.folder, self.facts)
         return equal_mixture([read_ensemble(self.folder / name, check) for name in folders])
 
@@ -182,9 +182,9 @@ class Artifact:
 
     @property
     def written_by(self) -> set[tuple[str, str]]:
-        """The libraries that affect the artifact's models (`humanpref.models.libraries_of`), as
-        pairs of a name and a version. A library has one pair for each version with which a model
-        was written."""
+        """The name and version of each library that affects the artifact's models (see
+        `humanpref.models.libraries_of`). If models were written with different versions of a
+        library, each version is included."""
         used = set().union(*(libraries_of(leaf.config) for leaf in self.ensemble.leaves()))
         with refuse_failures(f"{self.folder / FACTS_FILE}: key 'versions': cannot be read"):
             return {(name, run[name]) for run in self.versions for name in used & run.keys()}
@@ -285,8 +285,8 @@ class Artifact:
 
 
 def check_same_classes(artifacts: Sequence[Artifact]) -> None:
-    """Raise InputError if some of the artifacts have ties and others have none, since the mean of
-    their probabilities would have no meaning."""
+    """Raise InputError if some artifacts have a class for ties and others have none, since the mean
+    of their probabilities would have no meaning."""
     for artifact in artifacts:
         if artifact.classes != artifacts[0].classes:
             raise InputError(

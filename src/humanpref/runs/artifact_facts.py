@@ -72,8 +72,8 @@ _ARGUMENT = re.compile(
 
 
 def _without_path(argument: str) -> str:
-    """Return an argument of the command line, in which a path is reduced to its last part, since
-    artifacts are published. The hub names of backbones are kept unchanged."""
+    """Reduce a path in an argument of the command line to its last part, since artifacts are
+    published and should not reveal local folders. The hub names of backbones stay unchanged."""
     before, value, number = _ARGUMENT.fullmatch(argument).groups(default="")
     is_path = os.sep in value and (os.path.exists(value) or not re.search(r"\s", value))
     if is_path or value.startswith(("/", "~", ".")):

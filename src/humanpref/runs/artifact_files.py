@@ -1,8 +1,8 @@
 """The files of an artifact: which ones belong to it, and whether they have changed since they were
 written.
 
-`artifact.json` lists the digests of all files, including its own. A JSON file's digest is that of
-its values, so that white space and the order of keys do not matter.
+`artifact.json` lists the digests of all files, including its own. The digest of a JSON file covers
+only its values, so that white space and the order of keys do not matter.
 """
 
 import hashlib
@@ -55,8 +55,8 @@ def seal(folder: Path, facts: dict[str, Any]) -> None:
 
 
 def check_listed(folder: Path, facts: dict[str, Any]) -> None:
-    """Check that `artifact.json` matches its own digest, that all of the artifact's files and
-    models exist, and that the models' folders contain no other files. The other files are not read.
+    """Check that `artifact.json` matches its own digest, that all files and models that it lists
+    exist, and that the models' folders contain no other files. The files' contents are not checked.
 
     Raises
     ------

@@ -42,8 +42,8 @@ def read_oof(path: Path) -> pd.DataFrame:
 
 
 def write_rows(path: Path, pairs: pd.DataFrame, more: pd.DataFrame | None = None) -> None:
-    """Write labeled rows in the form that `read_rows` reads, followed by the rows of `more`, a
-    table in that form, if it is given."""
+    """Write labeled rows to a table that `read_rows` reads. If `more`, a table from `read_rows`, is
+    given, append its rows."""
     weights = weights_of(pairs)
     keys = {PROMPT_KEY: prompt_keys(pairs), ANSWER_KEY: answer_keys(pairs)}
     frame = pairs[[ID]].assign(**keys, **{CASE: answer_cases(pairs)})

@@ -47,8 +47,8 @@ def blend(folders: Sequence[Path], out: str | Path, mean: str = "arithmetic") ->
     its members as an artifact.
 
     The blend's own oof.csv and metrics are cross-fitted: for each grouped fold, everything
-    (members, weights, temperature, special cases) is fitted and chosen on the other folds. The
-    blend is compared with a single member in two ways:
+    (members, weights, temperature, corrections for empty or identical answers) is fitted and chosen
+    on the other folds. The blend is compared with a single member in two ways:
 
     - on each fold, with the member that is best on the other folds. If members are nearly equal,
       that member is often not the best on this fold, which slightly favors the blend;

@@ -55,7 +55,7 @@ class Budget:
         return shared
 
     def log_summary(self) -> None:
-        """Log the concessions, if there were any."""
+        """Log the concessions made to stay within the limit, if there were any."""
         if lines := shortages(self.given_up):
             logger.warning("time budget of %.0f s: %s", self.seconds, ", ".join(lines))
 

@@ -58,9 +58,9 @@ def taught(rows: TrainingRows, teachers: Sequence[Teacher]) -> TrainingRows:
     """Return the rows with new targets: a mean of the labels and the teachers' probabilities,
     weighted by their shares.
 
-    A teacher judges a row that it was trained on only if it held the row out. Otherwise, its share
-    of that row goes to the other teachers, in proportion to their shares. Probabilities are
-    averaged over both orders of A and B (see `soft_labels`).
+    A teacher judges one of its own training rows only by an out-of-fold prediction. If it has none,
+    its share of that row goes to the other teachers, in proportion to their shares. Probabilities
+    are averaged over both orders of A and B (see `soft_labels`).
 
     If the rows have two classes, a teacher's probabilities of A and B are divided by their sum.
     Extra rows keep their labels, and held-out rows are still evaluated on their labels. A teacher
@@ -194,9 +194,8 @@ def write_soft_labels(
 def soft_labels(artifacts: list[Artifact], pairs: pd.DataFrame) -> np.ndarray:
     """Return the mean of the artifacts' probabilities, (n, 3).
 
-    If an artifact was trained on a row, its out-of-fold prediction for the row is used. If it has
-    no such prediction, the artifact does not judge the row, and the mean is over the other
-    artifacts.
+    For one of its own training rows, an artifact gives its out-of-fold prediction. If it has none,
+    it does not judge the row, and the mean is over the other artifacts.
 
     Both orders of A and B are averaged, unless exchanging A and B exchanges P(A) and P(B) by
     construction. For an out-of-fold prediction, the fold model that held the row out predicts the

@@ -25,9 +25,18 @@ logger = logging.getLogger(__name__)
 
 
 class Outcome(NamedTuple):
-    """A result of one leaf (a single model): row indices (m,) with their probabilities (m, 3), or
-    the reason for a failure. A failure concerns the one row that is given or, if no row is given,
-    the whole leaf. A leaf's first outcome has no rows and only reports that the leaf is loaded."""
+    """A result of one leaf (a single model), or its failure. A leaf's first outcome has no rows and
+    only reports that the leaf is loaded.
+
+    Attributes
+    ----------
+    leaf : Leaf
+    rows : ndarray
+        (m,) row indices. A failure has the index of the row that failed, or none if the whole leaf
+        failed.
+    probabilities : ndarray or str
+        (m, 3), or the reason for the failure.
+    """
 
     leaf: Leaf
     rows: np.ndarray

@@ -79,19 +79,19 @@ class Leaf:
     def probabilities(
         self, predictions: Mapping[Path, np.ndarray], cases: np.ndarray
     ) -> np.ndarray:
-        """Return the predictions of this leaf, (n, 3)."""
+        """Pick this leaf's predictions, (n, 3), from those of all leaves by folder."""
         return predictions[self.folder]
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """Models whose probabilities a blend combines."""
+    """Models, and the blend that combines their probabilities."""
 
     blend: Blend
     parts: Sequence["Ensemble"]
 
     def leaves(self) -> list[Leaf]:
-        """Return the individual models without duplicates."""
+        """Return the individual models of the mixture, each once."""
         return list({leaf.folder: leaf for part in self.parts for leaf in part.leaves()}.values())
 
     def probabilities(

@@ -28,8 +28,8 @@ ROWS, TEST_ROWS = 57_477, 25_000
 DECIDED = 0.7
 """Share of the competition's rows that are not ties."""
 SCORED = 0.8
-"""Share of a sequence's tokens that belong to the response, in the competition's rows. Only for
-these tokens does DPO score the vocabulary."""
+"""Share of a sequence's tokens that belong to the response, in the competition's rows. DPO scores
+the vocabulary only for these tokens."""
 SAMPLE = 4_000
 """Maximum number of rows whose batches are simulated; the time is scaled to all rows."""
 CHUNK = 1_024
@@ -267,7 +267,7 @@ def _epoch_hours(
     """Return the hours of training for all epochs on `rows` rows, extrapolated from the batches of
     a sample with these lengths."""
     training, passes = config.training, _passes(config, shape, training=True)
-    if not training.epochs:  # the rows are read in both orders, for the calibration
+    if not training.epochs:  # to calibrate an untrained model, rows are read in both orders
         return 2 * _predict_hours(config, shape, lengths, rows, device, gpus)
     _, trainable, _ = _weights(config, shape)
     longest, sequences = lengths.max(axis=1), lengths.shape[1]

@@ -22,10 +22,10 @@ SPECIAL = 2
 """Number of special tokens in a window."""
 NAMED = (22, 0)
 """Assumed numbers of tokens in the instructions before a prompt and before a response, if only the
-instructions' names are known. They are those of Qwen3-Embedding."""
+instructions' names are known. Qwen3-Embedding's instructions have these numbers."""
 LAST_TURNS = 1.1
-"""Ratio of the tokens read to the tokens of the texts. The last turn of a longer conversation is
-also read separately, which added 10 % on 1,000 public rows."""
+"""Ratio of the tokens read to the tokens of the texts. In a conversation of several turns, the last
+turn is also read separately, which added 10 % on 1,000 public rows."""
 
 
 class Windows(NamedTuple):
@@ -41,9 +41,9 @@ class Windows(NamedTuple):
 
 
 def frozen_models(config: Config) -> list[Config]:
-    """Return the models of a run that read texts with a frozen encoder. As in training, a member of
-    a blend that sets no backbone uses the blend's backbone. If the blend does not set one either,
-    the member is left out."""
+    """Return the models of a run that read texts with a frozen encoder. As in training, a blend's
+    member without a backbone of its own uses the blend's. If the blend has none either, the member
+    is left out."""
     models = trained_models(config)
     if not isinstance(config.model, BlendOptions):
         return [model for model in models if model.family == "embedding"]

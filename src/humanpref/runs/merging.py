@@ -26,18 +26,18 @@ from humanpref.schema import InputError, refuse_failures
 
 MODEL = "model"
 FIRST, SECOND = ".lora_A.default.weight", ".lora_B.default.weight"
-"""Ends of the names of LoRA's two matrices, A (r, inputs) and B (outputs, r); an update is a
-multiple of BA."""
+"""Ends of the names of LoRA's two matrices, A (r, inputs) and B (outputs, r). LoRA adds a multiple
+of the product B A to a weight matrix."""
 
 
 def merge(folder: str | Path, out: str | Path, into_base: bool = False) -> Artifact:
     """Write an artifact whose only model has the mean of the fold models' weight updates.
 
-    The mean of K updates BA of rank r is an update of rank K r: the rows of all A are joined, as
-    are the columns of all B, and the product is scaled by 1/K. So the adapters' updates are
-    averaged exactly, and so are the weights of a linear head, or the calibrations of untrained
-    models. The merged model's logits are still not the mean of the fold models' logits, since the
-    layers in between are not linear.
+    LoRA's update of a weight matrix is a product B A of rank r. The mean of K updates is a product
+    of rank K r: stack the rows of all A and the columns of all B, and divide by K. So updates are
+    averaged exactly. The weights of a linear head, or the calibrations of untrained models, are
+    averaged as well. The merged model's logits are still not the mean of the fold models' logits,
+    since the layers in between are not linear.
 
     The artifact keeps the fold models' out-of-fold predictions, so that it can be blended, and
     their metrics; both describe the fold models, as `metrics.json` says.
@@ -177,8 +177,8 @@ def _common_config(artifact: Artifact) -> Config:
 
 
 def _widened(config: Config, models: int) -> Config:
-    """Return the configuration of the merged model. Its rank is K times as large, and its alpha is
-    such that LoRA's scale (alpha / r, or alpha / sqrt r) is divided by K."""
+    """Return the configuration of a model merged from K models. Its rank is K times as large, and
+    its alpha is such that LoRA's scale (alpha / r, or alpha / sqrt r) is divided by K."""
     options = config.model
     alpha = options.lora_alpha / (math.sqrt(models) if options.peft == "rslora" else 1)
     wider = dataclasses.replace(options, lora_r=models * options.lora_r, lora_alpha=alpha)

@@ -25,10 +25,22 @@ MEMBER_FILE = "member.json"
 
 
 class FoldModel(NamedTuple):
-    """A model to train: the name of its folder, the index of its fold, a mask (n,) of the rows that
-    it leaves out, and its configuration. The configurations of a run's models differ only in the
-    seed. If the model starts from the weights of another run (`humanpref.runs.stages`), `start` is
-    the folder of these weights."""
+    """A model to train.
+
+    Attributes
+    ----------
+    name : str
+        The name of the model's folder.
+    fold : int
+        The index of its fold.
+    held : ndarray
+        A mask (n,) of the rows that are held out.
+    config : Config
+        The configuration. A run's models differ only in the seed.
+    start : Path, optional
+        The folder of the weights from which the model starts, if those are another run's
+        (`humanpref.runs.stages`).
+    """
 
     name: str
     fold: int

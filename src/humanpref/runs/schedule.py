@@ -68,7 +68,8 @@ def most_sensitive_first(probabilities: np.ndarray, costs: np.ndarray) -> np.nda
 
 
 class Unit(NamedTuple):
-    """Row indices, the index of the variant that reads them, and whether A and B are exchanged."""
+    """A block of rows to read: their indices, the index of the model's variant that reads them, and
+    whether A and B are exchanged."""
 
     rows: np.ndarray
     variant: int
@@ -76,8 +77,8 @@ class Unit(NamedTuple):
 
 
 class Result(NamedTuple):
-    """Row indices (m,) with their probabilities (m, 3), or the index of one row and the reason why
-    it has no probabilities."""
+    """A result of reading rows: their indices (m,) and probabilities (m, 3); or the index of one
+    row and the reason why it has no probabilities."""
 
     rows: np.ndarray
     probabilities: np.ndarray | str
@@ -115,7 +116,7 @@ class Schedule:
         self.pairs, self.budget, self.isolate = pairs, budget, isolate
         self.swap_averaged, one_order = model.swap_averaged, model.single_order()
         self.variants = [("", one_order), *one_order.shorter_variants()]
-        """Pairs (concession, variant). The first variant makes none, so its text is empty."""
+        """Pairs (concession, variant). The first variant makes no concession: its text is empty."""
         self.first = np.full((len(pairs), 3), np.nan) if first is None else first
         self.costs: dict[int, np.ndarray] = {}
         self.blocks, self.rate = 0, math.inf
@@ -210,8 +211,8 @@ class Schedule:
         return rest
 
     def _first_that_fits(self, rest: np.ndarray, capacity: float) -> int:
-        """Return the index of the first variant that can read all the rows within the capacity, or
-        of the last variant if none can."""
+        """Return the index of the first variant for which the rows' total cost is at most
+        `capacity`, or of the last variant if there is none."""
         indices = range(len(self.variants))
         return next((i for i in indices if self._costs(i)[rest].sum() <= capacity), indices[-1])
 
@@ -240,7 +241,7 @@ class Schedule:
             )
         if unit.second:
             probabilities = (self.first[unit.rows] + probabilities[:, SWAPPED_CLASSES]) / 2
-        sums_to_1 = np.abs(probabilities.sum(axis=1) - 1) <= SUM_TOLERANCE  # not if NaN
+        sums_to_1 = np.abs(probabilities.sum(axis=1) - 1) <= SUM_TOLERANCE  # False for NaN
         bad = ~(sums_to_1 & (probabilities >= 0).all(axis=1))
         if bad.all() or (bad.any() and not self.isolate):
             raise InputError(f"the model: {_no_probabilities(probabilities[bad][0].tolist())}")
@@ -265,8 +266,9 @@ class Schedule:
 
 
 def _block_size(costs: np.ndarray, capacity: float) -> int:
-    """Return how many rows to read next: all of them if there is time to read them twice, otherwise
-    as many as fit into `BLOCK_SHARE` of the time, but at least one if there is time for one."""
+    """Return how many rows to read next, given each row's cost, (n,), and the total cost for which
+    there is time: all rows if there is time to read them twice; otherwise as many as fit into
+    `BLOCK_SHARE` of the time, but at least one if there is time for one."""
     summed = np.cumsum(costs)
     if 2 * summed[-1] <= capacity:
         return len(costs)

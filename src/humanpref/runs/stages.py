@@ -47,7 +47,7 @@ _INCIDENTAL = {"architectures", "dtype", "torch_dtype", "transformers_version", 
 
 
 class Earlier(NamedTuple):
-    """The run whose weights are the starting point."""
+    """An earlier run, from whose weights a new run starts."""
 
     path: Path
     """The run's artifact."""

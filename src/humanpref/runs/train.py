@@ -283,7 +283,7 @@ class Run:
             return
         record = {
             "training_rows": len(kept),
-            # Extra rows are not counted, since the score to beat must not depend on them.
+            # The prior sets the log loss to beat, which must not depend on extra rows.
             "prior": class_rates(rows.pairs[learned]).tolist(),
             "seconds": seconds,
             **fitted.report_,

@@ -186,7 +186,7 @@ class _Crew:
         arguments = (gpu, self.job, self.until, theirs)
         process = CONTEXT.Process(target=work, args=arguments, daemon=True)
         process.start()
-        theirs.close()  # only the process keeps this end, so the pipe closes when it ends
+        theirs.close()  # only the new process has it open now, so the pipe closes when that exits
         self.workers.append(_Worker(gpu, process, ours, self.rest[:0]))
         return self.workers[-1]
 

@@ -105,7 +105,7 @@ def _system_prompt_columns(variants: list[Variant], out: Path) -> dict[str, Any]
 def _means(
     variants: list[Variant], out: Path, value_of: Callable[[dict[str, Any]], float]
 ) -> list[float]:
-    """Return, for each variant, the mean over its fold models of a value in their metrics."""
+    """Average a value in the metrics of each variant's fold models; return one mean per variant."""
     return [
         float(np.mean([*map(value_of, Artifact.load(out / v.folder).metrics["members"].values())]))
         for v in variants

@@ -244,7 +244,7 @@ def _check_variants(variants: Sequence[Variant], folds: int | None) -> None:
 
 
 def bases_of(config: Config) -> list[str]:
-    """Return the digests of the local folders with pretrained weights that a run starts from."""
+    """Return the digests of a run's pretrained weights, if those are in local folders."""
     backbone = getattr(config.model, "backbone", "")
     is_folder = backbone not in ("", SCRATCH) and Path(backbone).is_dir()
     digests = [folder_sha256(Path(backbone))] if is_folder else []
@@ -273,7 +273,7 @@ def _check_claim(out: Path, claim: dict[str, Any]) -> dict[str, list[str]]:
 
 
 def _trained(variant: Variant, out: Path) -> Artifact:
-    """Load a variant's artifact. Raises InputError if it was trained with different options."""
+    """Load a variant's artifact. Raises InputError if its options are not the variant's."""
     artifact = Artifact.load(out / variant.folder)
     trained = read_json(artifact.folder / artifact.facts["members"][0] / CONFIG_FILE)
     wanted = public_config(variant.config().to_dict())
@@ -289,7 +289,7 @@ def _trained(variant: Variant, out: Path) -> Artifact:
 def _check_trained(
     artifact: Artifact, pairs: pd.DataFrame, folds: int | None, same_bases: bool
 ) -> None:
-    """Raise InputError if an artifact was trained on other rows or folds, or from other weights."""
+    """Raise InputError if an artifact's rows, folds or initial weights are not the comparison's."""
     differences = {
         "on different rows": artifact.facts["data_sha256"] != digest_of(with_tie_column(pairs)),
         "on different folds": artifact.oof[FOLD].nunique() != (folds or 1),

@@ -201,8 +201,8 @@ def _chat(tokenizer: Any, system_prompt: str, roles: list[str], answering: bool)
 
 @contextlib.contextmanager
 def _limited(seconds: float) -> Iterator[None]:
-    """Stop the Python code of the block, such as a template's endless loop, by a TimeoutError when
-    the time is up."""
+    """Raise TimeoutError in the block if its Python code, such as a template with an endless loop,
+    takes longer than `seconds`."""
     deadline, tracer = time.monotonic() + seconds, sys.gettrace()
 
     def trace(frame: FrameType, event: str, argument: Any) -> Any:
@@ -210,7 +210,7 @@ def _limited(seconds: float) -> Iterator[None]:
             raise TimeoutError(f"rendering takes more than {seconds} s")
         return trace
 
-    if tracer is None:  # a debugger or a coverage tool is not disturbed
+    if tracer is None:  # otherwise, keep the trace function of a debugger or a coverage tool
         sys.settrace(trace)
     try:
         yield

@@ -32,9 +32,10 @@ KEEP_SPACES = {"nltk": True, "nltk-no-spaces": False}
 spaces are also deleted, so the tokenizer sees one long word."""
 
 MEMO_PIECES = 2**18
-"""Maximum number of pieces in the memo (about 50 MB); a full memo is cleared."""
+"""Maximum number of pieces of text in a `TokenMemo` (about 50 MB); a full memo is cleared."""
 MEMO_LENGTH = 64
-"""Maximum length of a piece in the memo, in characters; longer pieces hardly ever recur."""
+"""Maximum number of characters in a piece of text that a `TokenMemo` stores; longer pieces hardly
+ever recur."""
 PROCESS_CHARACTERS = 50_000_000
 """Number of characters of text for which one more process is used. It is large, since each process
 must load NLTK and WordNet."""

@@ -7,8 +7,10 @@ from humanpref.text.overlap import CHARACTER_COLUMNS, trigrams
 
 
 def trigram_log_frequencies(texts: list[str]) -> np.ndarray:
-    """Return, for each text, the mean over its lowercase trigrams of ln((1 + the trigram's count in
-    the other texts) / (`CHARACTER_COLUMNS` + number of trigrams in the other texts)).
+    """Return the mean log frequency, in the other texts, of each text's lowercase trigrams.
+
+    If the other texts have t trigrams, and c of them are equal to a given trigram, the log
+    frequency of that trigram is ln((1 + c) / (`CHARACTER_COLUMNS` + t)).
 
     Gibberish, misspellings and rare scripts lower the mean. Word order hardly matters. Texts that
     resemble most of the others (for example, in their language) get a higher mean.

@@ -12,7 +12,7 @@ it is response B of the row."""
 
 
 class Segment(NamedTuple):
-    """The text of one turn of one part."""
+    """One turn of the prompt or of a response, labeled with its part (`PROMPT`, `A` or `B`)."""
 
     part: int
     text: str

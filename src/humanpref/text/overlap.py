@@ -51,7 +51,7 @@ class Similarities:
         return self
 
     def columns(self, pairs: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-        """Return the cosines of n rows: each over words and over character trigrams.
+        """Return cosines for n rows. Each is computed once over words and once over trigrams.
 
         Returns
         -------

@@ -40,13 +40,14 @@ def both_orders(loss: Loss) -> Loss:
 
 
 def smoothed(labels: Tensor, amount: float) -> Tensor:
-    """Mix labels with the uniform distribution over their k classes: (1 - amount) y + amount / k.
+    """Mix labels y with the uniform distribution over their k classes: (1 - amount) y + amount / k.
     Source: Szegedy et al. (2016), section 7."""
     return (1 - amount) * labels + amount / labels.shape[-1]
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Compute the cross-entropy of hard or soft labels: -sum_c y_c log softmax(z)_c.
+    """Compute the cross-entropy of logits z and labels y, which may be soft, over the classes c:
+    -sum_c y_c log softmax(z)_c.
 
     Parameters
     ----------
@@ -66,7 +67,7 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 def dpo_like(logits: Tensor, labels: Tensor, beta: float) -> Tensor:
     """Compute the report's preference loss (M8a) in a numerically stable way: Bradley-Terry between
-    A and B, cross-entropy for ties.
+    A and B, cross-entropy for ties. For logits z and labels y, it is
 
     y_A softplus(-beta (z_A - z_B)) + y_B softplus(beta (z_A - z_B)) - y_tie log softmax(z)_tie
 
@@ -95,11 +96,10 @@ def dpo_like(logits: Tensor, labels: Tensor, beta: float) -> Tensor:
 
 
 def dpo(margins: Tensor, labels: Tensor, beta: float, label_smoothing: float = 0.0) -> Tensor:
-    """Compute the loss of Direct Preference Optimization, or of conservative DPO with label
-    smoothing.
+    """Compute the loss of Direct Preference Optimization (DPO) or, with label smoothing, of
+    conservative DPO. For the margin m of the chosen response and the smoothing eps, it is
 
-    -(1 - eps) log sigmoid(beta m) - eps log sigmoid(-beta m), where m is the margin of the chosen
-    response and eps is the smoothing.
+    -(1 - eps) log sigmoid(beta m) - eps log sigmoid(-beta m)
 
     Parameters
     ----------
@@ -128,8 +128,8 @@ def dpo(margins: Tensor, labels: Tensor, beta: float, label_smoothing: float = 0
 def distillation(logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
     """Compute the divergence of a student's probabilities from its teacher's, both softened.
 
-    T² KL(q || softmax(z / T)), where z are the student's logits and q is p^{1/T}, normalized, for
-    the teacher's probabilities p.
+    For the student's logits z and the teacher's probabilities p, it is T² KL(q || softmax(z / T)).
+    q is p^{1/T}, divided by its sum over the classes.
 
     Parameters
     ----------

@@ -174,7 +174,8 @@ class MemoryEstimate:
         shape, size, square = self.shape, self.bytes, self.length**2
         if not shape.scores:
             return size * self.sequences * square
-        # The softmax in float32; dropout's mask and result, or the cap's result and a cast.
+        # The softmax in float32; dropout's mask and result or, in a decoder, the capped scores and
+        # a cast.
         each = 5 + size if not shape.gated else 8
         kept = self.sequences * square * (each * shape.heads + 1)
         # The scores of all relative positions, their keys and queries for each sequence, and the

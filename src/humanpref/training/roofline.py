@@ -41,8 +41,18 @@ LINK = 5e9
 
 
 class _Traffic(NamedTuple):
-    """Bytes that one layer's kernels read and write in half precision, per token and per unit of
-    the width after which the field is named; and the number of kernels."""
+    """The memory traffic of one layer's kernels in half precision, and their number.
+
+    Attributes
+    ----------
+    hidden, attention, intermediate, adapted : float
+        Bytes read and written per token and per unit of the width of that name (`Shape`,
+        `Passes.adapted`).
+    scores : float
+        Bytes per attention score, one for each head and pair of tokens.
+    kernels : int
+        Number of kernels.
+    """
 
     hidden: float
     attention: float
@@ -54,15 +64,15 @@ class _Traffic(NamedTuple):
 
 _ENCODER = {True: _Traffic(576, 0, 21, 0, 144, 176), False: _Traffic(162, 0, 6.25, 0, 67, 61)}
 _DECODER = {True: _Traffic(153, 225, 66, 83, 82, 230), False: _Traffic(33, 123, 18, 32, 40, 95)}
-"""The traffic of one layer in training (True), forward and backward, and in inference (False). A
-decoder's `hidden` is counted once per norm, and `scores` only if a layer keeps its attention scores
-(`Shape.scores`)."""
+"""The memory traffic of one layer in training (True; the sum of forward and backward pass) and in
+inference (False). A decoder's `hidden` is counted once per norm, and `scores` only if a layer keeps
+its attention scores (`Shape.scores`)."""
 _ENDS = 240
 """Bytes that the embeddings and the head move per token and per unit of the hidden width, in each
 direction (forward and backward)."""
 _EMBEDDING = 12
-"""Bytes moved for each trained weight of the embedding, whose dense gradient is made in every
-pass."""
+"""Bytes moved for each trained weight of the token embedding in every backward pass, which makes
+its dense gradient."""
 _OPTIMIZER = 40
 """Bytes that AdamW's step moves for each trained weight."""
 _SCORED = 26
@@ -86,7 +96,8 @@ class Passes:
     """Share of all tokens for which the whole vocabulary is scored."""
 
     def seconds(self, sequences: int, length: int, device: Device = T4) -> float:
-        """Return the time of one pass over `sequences` of `length` tokens, padding included.
+        """Return the time of one forward pass and, in training, its backward pass, over `sequences`
+        sequences of `length` tokens, padding included.
 
         Examples
         --------
@@ -117,14 +128,14 @@ class Passes:
 
     @property
     def _layer(self) -> list[_Traffic]:
-        """The traffic of one layer: one entry for the pass and, with checkpointing, another for the
-        forward pass that is repeated."""
+        """The memory traffic of one layer: of a forward and backward pass in training, of a forward
+        pass in inference. With checkpointing, a second entry is for the repeated forward pass."""
         table = _DECODER if self.shape.gated else _ENCODER
         again = [table[False]] if self.training and self.checkpointing else []
         return [table[self.training], *again]
 
     def _bytes(self, one: _Traffic, length: int) -> float:
-        """Return the bytes that one layer moves for each token."""
+        """Return the bytes per token for one entry of `_layer`, in sequences of `length` tokens."""
         shape = self.shape
         hidden = one.hidden * shape.hidden * (shape.norms if shape.gated else 1)
         widths = one.attention * shape.attention + one.intermediate * shape.intermediate

@@ -51,7 +51,7 @@ class Shape:
 
     @classmethod
     def of(cls, config: Any) -> "Shape":
-        """Read a transformers configuration.
+        """Read the sizes from a transformers configuration.
 
         Examples
         --------

@@ -21,8 +21,8 @@ class ChosenRejected:
     {role, content} messages.
 
     Without `prompt`, both columns begin with the prompt. In messages, and in transcripts with
-    `Human:` and `Assistant:`, the prompt consists of the user's messages, which must be the same on
-    both sides. In other texts, it consists of the characters with which both begin, as in trl.
+    `Human:` and `Assistant:`, the prompt consists of the user's messages, which must be the same in
+    both columns. In other texts, it is the beginning that both texts share, as in trl.
 
     A digest of the prompt and the two answers decides which answer is A. It does not depend on
     which answer was chosen, so no label leaks: exchanging `chosen` and `rejected` changes only the
@@ -100,7 +100,8 @@ class ChosenRejected:
 
 
 def _continued(before: list[Message], side: list[Message]) -> list[Message]:
-    """Return the complete conversation: `side`, preceded by `before` unless it begins with it."""
+    """Return the complete conversation: `before` and then `side`, or only `side` if that already
+    begins with `before`."""
     return side if side[: len(before)] == before else [*before, *side]
 
 

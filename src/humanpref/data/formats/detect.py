@@ -40,7 +40,7 @@ def text_columns(
     Raises
     ------
     InputError
-        If no format has all of its columns, or if several formats do.
+        If the table has the complete columns of no format, or of several.
 
     Examples
     --------
@@ -154,8 +154,8 @@ def label_reader(
 
 
 def looks_like_wsdm(name: str, header: Collection[str]) -> bool:
-    """Return whether a table whose detected format is `name` is in WSDM Cup's format instead if no
-    row is a tie."""
+    """Return whether a table may be in WSDM Cup's format rather than in the detected format `name`.
+    It is if none of its rows is a tie."""
     return name == PLAIN and {WINNER, LANGUAGE} <= set(header)
 
 

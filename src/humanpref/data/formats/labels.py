@@ -1,4 +1,4 @@
-"""Read who won: three or two numbers, or the winner as a text."""
+"""Read the labels: three or two probabilities, or the winner as a text."""
 
 import math
 from collections.abc import Callable, Sequence

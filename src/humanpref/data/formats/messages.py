@@ -72,7 +72,7 @@ def _text(part: Any) -> str:
 
 
 def pair_of(first: list[Message], second: list[Message], columns: Sequence[str]) -> Row:
-    """Return the row of two conversations in which the same user messages were answered.
+    """Convert two conversations, with the same messages of the user, into one row.
 
     The user's messages are the turns of the prompt, and the assistant's messages those of the
     responses. A system message is put before the first turn of the prompt, with an empty line
@@ -83,7 +83,7 @@ def pair_of(first: list[Message], second: list[Message], columns: Sequence[str])
     first, second : list of Message
         The conversations with A and with B.
     columns : sequence of str
-        The columns of both, for a message.
+        The columns of both conversations, for an error message.
 
     Raises
     ------

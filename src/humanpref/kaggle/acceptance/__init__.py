@@ -1,1 +1,1 @@
-"""Check on a real GPU what the project says about GPUs: `python -m humanpref.kaggle.acceptance`."""
+"""Test the project's claims about GPUs on a real GPU: `python -m humanpref.kaggle.acceptance`."""

@@ -21,7 +21,8 @@ Cast = AbstractContextManager
 
 
 def attention(setting: Setting) -> Iterator[Row]:
-    """Compare passes of DeBERTa-v3-base with eager and with fused attention, at several lengths."""
+    """Compare the error and the time of DeBERTa-v3-base with fused and with eager attention, at
+    several lengths."""
     lengths = (32, 64) if setting.quick else LENGTHS
     with scratch() as folder:
         kinds = {}
@@ -80,8 +81,8 @@ def _pass(work: Workload, batch: dict[str, Any], cast: Cast, train: bool) -> tor
 
 
 def _results(work: Workload, batch: dict[str, Any], cast: Cast) -> list[torch.Tensor]:
-    """Run a pass without dropout. Return the logits, and the gradients of the query weights, key
-    weights and relative embeddings."""
+    """Run a forward and a backward pass without dropout. Return the logits, and the gradients of
+    the query weights, key weights and relative embeddings."""
     logits = _pass(work, batch, cast, train=False)
     names = ("query_proj.weight", "key_proj.weight", "rel_embeddings.weight")
     found = [
@@ -93,5 +94,6 @@ def _results(work: Workload, batch: dict[str, Any], cast: Cast) -> list[torch.Te
 
 
 def _error(found: list[torch.Tensor], exact: list[torch.Tensor]) -> float:
-    """Return the largest relative error of a tensor, by the norm of its difference from `exact`."""
+    """Return the largest relative error of the tensors in `found`: the norm of the difference from
+    the tensor in `exact`, divided by the norm of that tensor."""
     return max(float((a - b).norm() / b.norm()) for a, b in zip(found, exact, strict=True))

@@ -38,8 +38,8 @@ QUICK = {
 
 
 def configuration(name: str, quick: bool = False, **changes: Any) -> Any:
-    """Return a transformers configuration with a backbone's published sizes, which must be known.
-    If the hidden size is above 3,000, the configuration has only `STACK` layers.
+    """Return a transformers configuration with a backbone's published sizes. If the hidden size is
+    above 3,000, the configuration has only `STACK` layers.
 
     Parameters
     ----------

@@ -31,7 +31,7 @@ SHARE = {"no": 1e-4, "fp16": 0.05, "bf16": 0.4}
 """By precision, the largest accepted difference from the probabilities in float32, as a share of
 their standard deviation over the rows. bf16 is eight times as coarse as fp16."""
 RESUMED = 0.05
-"""The same share for a resumed training; a GPU adds gradients in no fixed order."""
+"""The same limit for a resumed training; a GPU adds gradients in no fixed order."""
 LEAST_SPREAD = 1e-3
 """Minimum standard deviation of the probabilities; below it, a comparison would say nothing."""
 RATE = {"encoder": 5e-5, "decoder": 5e-4, "dpo": 5e-4}

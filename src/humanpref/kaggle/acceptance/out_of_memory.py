@@ -14,12 +14,13 @@ from humanpref.runs.estimate import memory_of, shape_of
 LENGTH = 512
 NO_LIMIT = 10**9
 FAR = 1e-3
-"""Largest accepted relative difference between the two losses."""
+"""Largest accepted relative difference between the losses of the two trainings."""
 
 
 def out_of_memory(setting: Setting) -> Iterator[Row]:
-    """Train one step whose rows, in one pass, need 1.5 times the device's memory. Then train the
-    same step with small passes from the start, and compare the losses."""
+    """Train one step on rows that would need 1.5 times the device's memory in one pass, so that the
+    training has to continue with smaller passes. Then train the same step with such passes from the
+    start, and compare the losses."""
     real = not setting.quick and device().type == "cuda"
     with scratch() as folder:
         rows = 16

@@ -120,7 +120,7 @@ def _watched(
     if process.is_alive():
         try:
             os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:  # it has not made its group yet, or has just ended
+        except ProcessLookupError:  # the process has no group of its own yet, or has just ended
             process.kill()
     process.join()
     if reason:

@@ -109,8 +109,9 @@ def _times(setting: Setting, case: str, work: Workload, card: Device) -> Iterato
 
 
 def _modeled(work: Workload, number: int, card: Device) -> tuple[float, float, np.ndarray]:
-    """Return the roofline's seconds for training on `number` rows with real lengths, its seconds
-    for predicting them once, and the numbers of tokens in their texts, (n, 3)."""
+    """Return the seconds that the roofline predicts for training on `number` rows with real
+    lengths, and for predicting these rows once. Also return the numbers of tokens in their texts,
+    (number, 3)."""
     config, rng = work.config, np.random.default_rng(0)
     texts = rng.permutation(np.resize(assumed_lengths().train, (number, 3)))
     # Pass the same rows in the same order; by default, the estimate would draw its own.

@@ -38,8 +38,8 @@ BY_FAMILY = {
     "decoder": (*ONE_ORDER, "model.quantisation=none"),
     "dpo": ("training.ties=davidson", "training.link_fraction=0", "training.batch_size=4"),
 }
-"""Settings that make a preset's run one pass over its rows: `PLAIN` for every family, and these for
-a particular one."""
+"""Settings, by family, that make a preset's run one pass over its rows, in addition to the settings
+for all families in `PLAIN`."""
 QUICK = {
     "encoder": (),
     "decoder": ("model.system_prompt=", "model.question=Which?"),

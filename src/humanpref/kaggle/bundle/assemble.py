@@ -74,7 +74,7 @@ def bundle(
         The run that the kernels are built for; without a preset there is no training kernel, and
         at least one artifact is needed.
     artifacts : sequence of Path
-        Artifacts to predict with, in addition to the training kernel's if there is one.
+        Artifacts to predict with, in addition to the one from the training kernel, if any.
     nltk_data : sequence of Path, optional
         Folders to copy NLTK's data from; if empty, the folders where NLTK looks for it. If None,
         no data is copied, and the image's own is used.
@@ -164,8 +164,8 @@ def earlier_weights(
 
 
 def uses_gpus(dataset: Path, run: KernelRun) -> dict[str, bool]:
-    """Return, by kernel, whether any of the models that it trains or predicts with uses a GPU.
-    `dataset` is the folder of the staged dataset with its artifacts."""
+    """Return, by the kernel's name, whether the kernel trains or predicts with a model that uses a
+    GPU. `dataset` is the folder of the staged dataset with its artifacts."""
     config = run.config
     trained = config is not None and uses_gpu(config)
     configs = itertools.chain(*configs_of(dataset, run).values())

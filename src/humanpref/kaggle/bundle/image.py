@@ -42,7 +42,7 @@ class Image:
 
 
 def platforms() -> list[str]:
-    """Return every platform name that a wheel for the image may have, newest first."""
+    """Return every platform name that a wheel for Kaggle's image may have, newest first."""
     names = []
     for minor in range(GLIBC[1], 4, -1):
         names.append(f"manylinux_2_{minor}_x86_64")
@@ -52,7 +52,7 @@ def platforms() -> list[str]:
 
 
 def image_tags(python: str) -> frozenset[Tag]:
-    """Return every tag that a wheel for the image may have, given a Python version such as
+    """Return every tag that a wheel for Kaggle's image may have, given a Python version such as
     `3.12`."""
     version, names = tuple(map(int, python.split("."))), platforms()
     interpreter = f"cp{python.replace('.', '')}"
@@ -62,8 +62,8 @@ def image_tags(python: str) -> frozenset[Tag]:
 
 
 def environment(python: str) -> dict[str, str]:
-    """Return the values of the environment markers in the image, given a Python version such as
-    `3.12`."""
+    """Return the values that pip's environment markers have in Kaggle's image, given a Python
+    version such as `3.12`."""
     # By default, markers have the values of the Python that evaluates them.
     return {
         "implementation_name": "cpython",
@@ -79,7 +79,7 @@ def environment(python: str) -> dict[str, str]:
 
 
 def read_image(path: Path) -> Image:
-    """Read a `pip freeze` of the image, `name==version` lines; all other lines are ignored.
+    """Read a `pip freeze` of Kaggle's image. Only lines of the form `name==version` are used.
 
     Raises
     ------

@@ -102,7 +102,7 @@ def fill_owner(metadata: dict[str, Any], owner: str, name: str = "") -> dict[str
 
 
 def read_code(folder: Path, code_file: Any) -> str:
-    """Return the code in `code_file`, which a kernel's metadata in `folder` names.
+    """Return a kernel's code, given the folder of its metadata and the value of `code_file` there.
 
     Raises
     ------

@@ -14,7 +14,7 @@ SLUG = "[a-z0-9]+(?:-[a-z0-9]+)*"
 
 
 class SourceKind(NamedTuple):
-    """One kind of source."""
+    """How kernel-metadata.json names the sources of one kind, and where Kaggle mounts them."""
 
     pattern: str
     shape: str

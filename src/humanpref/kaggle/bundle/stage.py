@@ -123,8 +123,8 @@ def staged_artifacts(dataset: Path) -> list[Artifact]:
 
 
 def library_faults(dataset: Path, run: KernelRun, facts: dict[str, Any]) -> list[str]:
-    """Return a line for each library that a preset or artifact needs, but neither the image nor the
-    dataset has. `facts` is the dataset's manifest."""
+    """Return a line for each library that a preset or artifact needs, but neither Kaggle's image
+    nor the dataset has. `facts` is the dataset's manifest."""
     present = facts["image"]["versions"].keys() | facts["wheels"].keys()
     return [
         f"{name} needs {library}, which neither the image nor the bundle has; rerun humanpref "

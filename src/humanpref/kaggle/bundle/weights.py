@@ -130,8 +130,8 @@ def _check_same(source: Path, packed: Path) -> None:
 
 @torch.inference_mode()
 def _read(folder: Path) -> tuple[dict[str, Any], list[torch.Tensor]]:
-    """Load a backbone and run it on the probes. Return a dictionary of its digest, chat template
-    and token ids, and a list of its hidden states or vectors, each (1, …)."""
+    """Load a backbone and run it on the texts `PROBES`. Return a dictionary with its digest, chat
+    template and token ids, and a list of its hidden states or vectors, each (1, …)."""
     if modules_of(folder):
         encoder = FrozenEncoder(str(folder))
         tokenizer, module, digest = encoder.tokenizer, encoder.module.eval(), encoder.digest

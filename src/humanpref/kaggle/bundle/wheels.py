@@ -71,8 +71,8 @@ class Wheel:
     requires_python: SpecifierSet
 
     def fits(self, python: str) -> bool:
-        """Return whether pip would install the wheel in the image under a Python version such as
-        `3.12`."""
+        """Return whether pip would install the wheel in Kaggle's image under a Python version such
+        as `3.12`."""
         fits_python = f"{python}.0" in self.requires_python
         return fits_python and not self.tags.isdisjoint(image_tags(python))
 
@@ -240,7 +240,7 @@ def fetch(folder: Path, ours: Wheel, image: Image, extras: Collection[str] = EXT
 
 
 def _lacking(wheels: Sequence[Wheel], image: Image, extras: Collection[str]) -> set[str]:
-    """Return the names of the required distributions that neither the image nor the wheels
+    """Return the names of the required distributions that neither Kaggle's image nor the wheels
     provide."""
     names = {canonicalize_name(requirement.name) for requirement, _ in unmet(wheels, image, extras)}
     return names - {wheel.name for wheel in wheels}
@@ -262,7 +262,7 @@ def _vendored(folder: Path) -> dict[str, Path]:
 
 
 def remake_lock(project: Path, image: Path | None = None) -> list[Wheel]:
-    """Find the package's requirements that the image does not meet, resolve them with pip, and
+    """Find the package's requirements that Kaggle's image does not meet, resolve them with pip, and
     write the lock.
 
     Parameters
@@ -306,7 +306,7 @@ def remake_lock(project: Path, image: Path | None = None) -> list[Wheel]:
 
 
 def download(python: str, target: Path, *what: str) -> None:
-    """Download wheels for the image into a folder with pip.
+    """Download wheels for Kaggle's image into a folder with pip.
 
     Parameters
     ----------

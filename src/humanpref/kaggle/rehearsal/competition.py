@@ -64,8 +64,9 @@ class Files:
         self.test[ID] = list(itertools.islice(itertools.chain(ids, unused), rows))
 
     def make_uneven(self, config: Config) -> None:
-        """Make the numbers of rows such that processes cannot share the rows equally. Drop one test
-        row if their number is even. Drop training rows until the last batch has a single row."""
+        """Drop rows so that several processes cannot share them equally: one test row if their
+        number is even, and training rows until the last batch has a single row. If that would take
+        more than `MOST_DROPPED` rows, drop no training rows."""
         self.repeat_test(len(self.test) - (len(self.test) + 1) % 2)
         training = config.training
         pairs = read_pairs(self.train, format=self.rules.format)
@@ -105,8 +106,8 @@ def read_competition(
     format: str | None = None,
     rules: Competition = COMPETITIONS[DEFAULT],
 ) -> Files:
-    """Read the user's rows, or generate the synthetic arena if there are none, as the files of a
-    competition.
+    """Return the files of a competition, made of the user's rows or, without them, of the synthetic
+    arena.
 
     Parameters
     ----------
@@ -114,7 +115,7 @@ def read_competition(
         Rows that `humanpref.data.read_pairs` reads. Without `test`, part of `train` is held out,
         grouped by prompt; without `train`, the arena's training rows are used.
     format : str, optional
-        The format of both. By default, it is detected.
+        The format of `train` and `test`. By default, it is detected.
     rules : Competition
         The competition.
 

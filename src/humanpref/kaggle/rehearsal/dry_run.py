@@ -1,8 +1,9 @@
 """The dry run: run both kernels as Kaggle would, on this machine and without a network.
 
 It stages the dataset, mounts the sources listed in the committed metadata, runs the training kernel
-and then the inference kernel on its output, each in its own box and environment, and checks the
-submission. It rehearses the commit run; with a fault, it also rehearses the hidden rerun.
+and then the inference kernel on its output, each in its own sandbox, and checks the submission. It
+rehearses the commit run. With a fault other than `killed-training`, it also rehearses the hidden
+rerun.
 """
 
 import dataclasses

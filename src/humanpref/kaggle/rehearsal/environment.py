@@ -64,8 +64,8 @@ def base_python() -> str:
 
 
 def python_folders() -> list[str]:
-    """Return the folders that an environment from `make_environment` reads: the interpreter's home
-    and its packages."""
+    """Return the folders, except those under `/usr`, that an environment from `make_environment`
+    reads: the interpreter's home and its packages."""
     home = Path(os.path.realpath(base_python())).parent.parent
     folders = {sys.base_prefix, str(home), *map(str, site_packages())}
     # `/usr` is mounted anyway, and a home of `/` (a Python in /bin) is not specific to Python.

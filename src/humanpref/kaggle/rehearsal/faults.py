@@ -30,7 +30,8 @@ for the package."""
 
 
 def kill_of(fault: str | None, kernel: str) -> Kill | None:
-    """Return the process that a fault kills in a kernel run (a key of `TITLES`), or None."""
+    """Return the process that a fault kills during a kernel's run, or None. `kernel` is the run's
+    key in `TITLES`."""
     if (fault, kernel) == ("killed-training", "train"):
         return Kill(r"training: [\d,]+ rows", "humanpref.kaggle.runtime.launch")
     if fault == "killed-inference" and kernel in ("infer", "rerun"):

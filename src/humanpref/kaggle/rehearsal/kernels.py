@@ -1,4 +1,4 @@
-"""Run kernels in sequence, each in a new box with the sources listed in its metadata."""
+"""Run kernels in sequence, each in a new sandbox with the sources listed in its metadata."""
 
 import os
 import shutil
@@ -36,10 +36,10 @@ class Kernels:
     Attributes
     ----------
     folder : Path
-        The folder for boxes, environments and logs.
+        The folder for sandboxes, environments and logs.
     sources : dict
-        The folder of each source that can be mounted. A key is a kind and a reference, as
-        kernel-metadata.json names them. The output of each kernel is added after its run. Models
+        The folders of the sources that can be mounted. A key is a pair: the kind of the source, and
+        its name in kernel-metadata.json. The output of each kernel is added after its run. Models
         are mounted even if the metadata does not list them.
     report : Report
         The report to which measurements are added.
@@ -123,7 +123,7 @@ class Kernels:
         return working
 
     def _make_box(self, name: str) -> sandbox.Box:
-        """Create a box whose environment lacks the packages that the kernel installs."""
+        """Create a sandbox whose environment lacks the packages that the kernel installs."""
         mode, brought = self.report.mode, ["torchao"]
         for (kind, _), source in self.sources.items():
             if kind == "dataset":

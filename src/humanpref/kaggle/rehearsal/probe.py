@@ -1,5 +1,5 @@
-"""Probe a box from inside, to prove that a rehearsal had no network, and no access to its user's
-credentials."""
+"""Probe a sandbox from inside, to prove that a rehearsal had no network, and no access to the
+user's credentials."""
 
 import json
 import os
@@ -14,12 +14,12 @@ SUCCEEDED = "succeeded"
 
 @dataclass(frozen=True)
 class Probe:
-    """The results of a program's attempts to get out of its box.
+    """The results of a program's attempts to get out of its sandbox.
 
     Attributes
     ----------
     mode : str
-        The box's mode.
+        The sandbox's mode, `bwrap` or `none`.
     connection, lookup, input_remount, input_write : str
         `succeeded`, or why it failed: to connect to an address, to look up a name, to remount the
         input folder as writable, and then to write to it.

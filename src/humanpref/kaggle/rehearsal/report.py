@@ -18,8 +18,8 @@ from humanpref.schema import InputError
 HIDDEN_ROWS = 25_000
 """Number of rows in the competition's hidden test file."""
 TITLES = {"train": "training", "resumed": "resumed", "infer": "commit run", "rerun": "hidden rerun"}
-"""The kernel runs in a dry run: two of the training kernel (the second only if the first one's
-process is killed), and two of the inference kernel."""
+"""The titles of a dry run's four runs of a kernel: two of the training kernel (the second only if a
+fault kills the first), and two of the inference kernel."""
 
 _KIND = "humanpref dry run"
 # report.json comes last, since it marks the folder as the result of a dry run.
@@ -33,11 +33,11 @@ _ISOLATION = {
 
 @dataclass
 class Report:
-    """The results of a dry run. It passes if `reasons`, the reasons for failure, is empty;
-    `warnings` do not count.
+    """The results of a dry run. The dry run passes if `reasons` has no reasons for failure, even if
+    there are `warnings`.
 
     `probes`, `exit_codes`, `seconds`, `peak_memory_bytes`, `disk_bytes` and `degraded` (why a
-    submission is incomplete) have one entry per kernel run, by its key in `TITLES`.
+    submission is incomplete) have one entry for each run of a kernel, by its key in `TITLES`.
     """
 
     preset: str
@@ -161,7 +161,8 @@ def claim(out: Path) -> None:
     Raises
     ------
     InputError
-        If they cannot, or `out` is not new, empty, or the result of an earlier dry run.
+        If they cannot be written, or if `out` exists but is neither empty nor the result of an
+        earlier dry run.
     """
     if not out.exists():
         check_new(out)
@@ -204,8 +205,8 @@ def held(out: Path) -> Iterator[None]:
 
 
 def deliver(folder: Path, out: Path) -> None:
-    """Replace an earlier dry run's results in `out` with those in `folder`. If there is no space,
-    the earlier ones remain."""
+    """Replace an earlier dry run's results in `out` with the new results in `folder`. If there is
+    no space for them, the earlier results remain."""
     out.mkdir(parents=True, exist_ok=True)
     names = [name for name in _RESULTS if (folder / name).is_file()]
     with temporary_folder(out / "report.json") as copies:

@@ -5,8 +5,8 @@ There are two modes:
 
 - `bwrap`: bubblewrap without capabilities and with its own file system, in which the kernel's
   folders are under `/kaggle`;
-- `none`: no isolation. Only Python's own sockets are kept from leaving the machine, and the
-  kernel's folders stay where they are (`$HUMANPREF_KAGGLE_ROOT` holds the path).
+- `none`: no isolation. Only Python's own sockets are kept from reaching other machines. The
+  kernel's folders stay where they are, and `$HUMANPREF_KAGGLE_ROOT` holds their path.
 
 Many machines have bubblewrap installed but do not permit it to work, so a trial run decides whether
 it is used.
@@ -226,7 +226,7 @@ def _descendants(process: subprocess.Popen) -> dict[int, int]:
 
 
 def _environment(box: Box) -> dict[str, str]:
-    """Return all environment variables that the command sees."""
+    """Return the environment variables that every command in the box sees."""
     variables = {name: os.environ[name] for name in _INHERITED if name in os.environ}
     variables["PATH"] = f"{box.environment}/bin:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
     variables["HOME"] = str(box.kaggle / "temp")
@@ -238,7 +238,7 @@ def _environment(box: Box) -> dict[str, str]:
 
 
 def _bwrap(box: Box) -> list[str]:
-    """Return the bubblewrap command line that the kernel's command is appended to."""
+    """Return the bubblewrap command line, to be followed by the command to run in the box."""
     program = shutil.which("bwrap")
     if program is None:
         raise InputError("bwrap is not installed")

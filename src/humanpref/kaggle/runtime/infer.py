@@ -137,7 +137,8 @@ class SubmissionWriter:
         return ensemble.leaves()
 
     def take(self, outcome: Outcome) -> None:
-        """Record the predictions or the failure that the engine returned, and rewrite the files."""
+        """Record a model's predictions of some rows, or the reason why it failed, and rewrite the
+        files."""
         leaf, rows, probabilities = outcome
         if isinstance(probabilities, str):
             row = f"id {self.ids[rows[0]]!r}: " if len(rows) else ""

@@ -45,7 +45,7 @@ def find_backbones(input_root: Path) -> list[Path]:
 
 
 def outermost(folders: Iterable[Path]) -> list[Path]:
-    """Return the folders in order, without those inside an earlier one."""
+    """Return the folders in the given order, without those that are inside an earlier folder."""
     kept: list[Path] = []
     for folder in folders:
         if not set(kept) & set(folder.parents):

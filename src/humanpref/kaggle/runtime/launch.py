@@ -159,7 +159,7 @@ class _Crew:
                 self._stop()
 
     def _train_model(self, model: FoldModel) -> str:
-        """Train a model on a free GPU, and return why that failed, or ""."""
+        """Train a model on a free GPU. Return the reason if the training failed, otherwise ""."""
         if self.stopped.is_set() or self.failed.is_set():
             return ""
         gpu = self.free.get()
@@ -205,7 +205,7 @@ class _Crew:
             env=os.environ | ({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {}),
         )
         self.started.append(child)
-        if self.stopped.is_set():  # while it was being started
+        if self.stopped.is_set():  # `_stop` was called while the process was being started
             _signal(child, signal.SIGTERM)
         prefix = f"{model.name}: " if self.several else ""
         reason, told, code = "", False, 0
@@ -251,7 +251,8 @@ def _signal(child: subprocess.Popen, number: int) -> None:
 
 
 def main(order: dict[str, Any]) -> int:
-    """Train the model named in `order`, alone or with other processes; return the exit code."""
+    """Train one model, alone or with other processes, and return the exit code. `order` has the
+    run's configuration and files, and the model's name."""
     main_one = os.environ.get("RANK", "0") == "0"
     logging.basicConfig(
         level=logging.INFO if main_one else logging.WARNING, format="%(message)s", stream=sys.stdout

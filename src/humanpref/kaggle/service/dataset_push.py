@@ -124,7 +124,7 @@ def wait_for_dataset(client: Client, entry: dict[str, Any]) -> None:
             )
         if status != "READY":
             return None, status or "not yet visible"
-        # It may still be the previous version that is ready.
+        # The version that is ready may still be the previous one.
         if manifest_digest(client, ref, entry["marker"]) != entry["digest"]:
             return None, "ready, but not with the manifest that was pushed"
         return True, "ready"

@@ -132,13 +132,14 @@ def wait(client: Client, records: Records, anyway: bool = False) -> Iterator[str
     client, records
         The service, and the record of everything sent to it.
     anyway : bool
-        Whether to accept an incomplete result.
+        Whether a result that is incomplete or belongs to a different bundle only causes a warning,
+        instead of an error.
 
     Raises
     ------
     InputError
-        If there are no pushes, if one is unfinished, or if a run failed or left a result that is
-        incomplete or belongs to a different bundle.
+        If nothing has been pushed, if a push was interrupted or refused, if a run failed, or if its
+        result is incomplete or belongs to a different bundle.
     """
     names = records.latest()
     if not names:

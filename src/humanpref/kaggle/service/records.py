@@ -74,7 +74,7 @@ class Records:
 
     def latest(self) -> list[str]:
         """Return the names of the pushes that are up to date with the last bundle, and of the
-        pushes that they mount."""
+        datasets and kernels that these pushes mount."""
         pushes = self.pushes()
         current = {name: entry for name, entry in pushes.items() if not self.outdated(name)}
         mounted = {source for entry in current.values() for source in entry.get("inputs", ())}
@@ -110,8 +110,8 @@ class Records:
 
     @contextlib.contextmanager
     def sending(self, name: str, **values: Any) -> Iterator[None]:
-        """Replace the entry with one in state `sending` while the block runs. If Kaggle refuses the
-        call or is busy, its state becomes `refused`."""
+        """Write an entry in state `sending` before the block, which makes the call. If Kaggle
+        refuses the call or is busy, the entry's state becomes `refused`."""
         self.write(name, "sending", **values)
         try:
             yield

@@ -25,7 +25,8 @@ LOGIN_FILE = "~/.kaggle/credentials.json"
 
 
 def sign_in() -> tuple[Any, str]:
-    """Sign in as the client does; return its API and a description of the credentials it used.
+    """Sign in with the credentials that Kaggle's client chooses. Return the client's API and a
+    description of these credentials.
 
     Raises
     ------
@@ -123,7 +124,8 @@ def _key_file(api: Any) -> Path:
 
 
 def _explain(api: Any, had_login: bool) -> str:
-    """Return an explanation of what is wrong with the first credentials that exist."""
+    """Return a message that says what is wrong with the first credentials found, or that there are
+    none."""
     if source := _token()[1]:
         return f"{source}: Kaggle does not accept this access token; create another at {SETTINGS}"
     path = _key_file(api)

@@ -114,8 +114,8 @@ def wait_for_score(client: Client, records: Records, number: int) -> Submission:
 
 
 def status(client: Client, records: Records, competition: str) -> Iterator[str]:
-    """Yield one line about the state of each push and of the submission, one about the submissions
-    left, and one about the GPU hours used."""
+    """Yield a line with the state of each push and of the submission, a line with the number of
+    submissions left today, and a line with the GPU hours used this week."""
     for name, entry in records.entries.items():
         try:
             yield entry_status(client, name, entry)
