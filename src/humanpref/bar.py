@@ -94,7 +94,7 @@ class Bar:
 
 
 def shown(items: Sequence[T], name: str, unit: str = "step") -> Iterator[T]:
-    """Yield the items, and show how many of them the caller is done with.
+    """Yield the items, and show on a `Bar` how many of them the caller has finished.
 
     Examples
     --------

@@ -40,4 +40,4 @@ def test_counts_that_are_none(capsys):
 def test_unknown_sizes(capsys):
     arguments = ["kaggle", "estimate", "--preset", "deberta-v3-base"]
     assert main([*arguments, "--set", "model.backbone=my/encoder"]) == 2
-    assert "option model.backbone: the sizes of my/encoder are unknown" in capsys.readouterr().err
+    assert "option model.backbone: the layer sizes of my/encoder are" in capsys.readouterr().err

@@ -51,7 +51,7 @@ def test_stages(run, arena):
     }
     prior = ["train", "--preset", "prior", "--train", arena / "train.csv"]
     code, _, error = run(*prior, "--from", "one", "--out", "three")
-    assert (code, "got prior, which cannot start from weights" in error) == (2, True)
+    assert (code, "of family prior, which cannot start from weights" in error) == (2, True)
     code, _, error = run(*train, arena / "train.csv", "--drop-learned", "--out", "three")
     assert (code, "--drop-learned: needs --from" in error) == (2, True)
 
@@ -66,7 +66,7 @@ def test_each_file_can_have_its_own_format(run, arena, tmp_path):
         (tmp_path / name).write_text(lines)
     train = ["--quiet", "train", "--preset", "prior", "--train", arena / "train.csv"]
     doubt = "both.jsonl: has the columns of several formats, competition and chosen-rejected"
-    refused(run(*train, "--extra", "both.jsonl=0.5", "--out", "A"), doubt, "competition:ROWS")
+    refused(run(*train, "--extra", "both.jsonl=0.5", "--out", "A"), doubt, "competition:FILE")
     refused(run(*train, "--exclude-prompts", "both.jsonl", "--out", "A"), doubt)
     extra = ["--extra", "chosen-rejected:both.jsonl=0.5", "--exclude-prompts", "plain:both.jsonl"]
     assert run(*train, *extra, "--out", "A")[0] == 0

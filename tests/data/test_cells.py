@@ -14,8 +14,8 @@ from humanpref.data.cells import as_turns, id_text, is_missing, parsed_turns, sh
         ("a\nb", "expected printable text"),
         (None, "got nothing"),
         (pd.NA, "got nothing"),
-        (1.5, r"without loss, got 1\.5"),
-        (2.0**53, "without loss"),
+        (1.5, r"below 2\*\*53, got 1\.5"),
+        (2.0**53, r"below 2\*\*53"),
     ],
 )
 def test_an_id_that_cannot_be_told_is_refused(key, message):

@@ -40,7 +40,7 @@ def test_probabilities_given_that_there_is_no_tie():
 
 def test_ties_are_refused_by_their_rows():
     labels = np.eye(3)[[0, 2, 1, 2]]
-    with pytest.raises(InputError, match=r"^here: row 2, 4: expected no ties .* got 2 of 4 rows"):
+    with pytest.raises(InputError, match=r"^here: row 2, 4: expected no ties, .* got 2 of 4 rows"):
         refuse_ties(labels, None, "here")
     with pytest.raises(InputError, match=r"^here: row 4: "):
         refuse_ties(labels, np.array([1, 0, 1, 1]), "here")

@@ -308,7 +308,7 @@ def test_a_tokenizer_that_reads_the_text_differently_is_refused(trained, tmp_pat
     monkeypatch.setattr(
         "humanpref.interfaces.export.plain_tokenizer", lambda tokenizer, *_: tokenizer
     )
-    with pytest.raises(InputError, match="its tokenizer reads a formatted text differently"):
+    with pytest.raises(InputError, match="its tokenizer splits a formatted text into other"):
         export(trained("llama").folder, tmp_path / "plain")
     assert list(tmp_path.iterdir()) == []
 

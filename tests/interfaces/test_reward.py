@@ -121,11 +121,11 @@ def test_equal_completions_draw_and_nothing_is_nothing():
 
 def test_what_cannot_be_judged_is_refused():
     judged, against = humanpref.reward(), humanpref.reward(reference="best")
-    with pytest.raises(InputError, match="completion 2 is the only one to its prompt"):
+    with pytest.raises(InputError, match="completion 2 is the only one for its prompt"):
         judged(["p", "q", "p"], [SHORT, SHORT, LONG])
     with pytest.raises(InputError, match="got 2 prompts and 1 completion"):
         judged(["p", "p"], [SHORT])
-    with pytest.raises(InputError, match="column 'best': not passed to the reward function"):
+    with pytest.raises(InputError, match="column 'best': expected in the dataset, got none"):
         against(["p"], [SHORT])
     with pytest.raises(InputError, match="expected 1 reference answer, got 2"):
         against(["p"], [SHORT], best=[LONG, LONG])

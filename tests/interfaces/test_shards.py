@@ -129,7 +129,7 @@ def test_a_named_format_takes_texts_as_they_are(source, tmp_path):
     (source / "part-7.jsonl").write_text(json.dumps(row))
     with pytest.raises(InputError, match="1 of 12 shards could not be judged"):
         judge_shards(source, tmp_path / "out")
-    with pytest.raises(InputError, match="was judged in a different format; name a new folder"):
+    with pytest.raises(InputError, match="was judged with a different --format; name a new folder"):
         judge_shards(source, tmp_path / "out", format="plain")
     for path in source.glob("part-*"):
         path.write_text(json.dumps(row))

@@ -144,7 +144,7 @@ def test_a_member_without_its_model_folder_is_left_out(pairs, caplog, sentence_e
         ((), {}, "no members to blend"),
         (("sparce",), {}, "unknown preset 'sparce'"),
         (("sparse model.min_row=1",), {}, "did you mean 'model.min_rows'"),
-        (('sparse "model',), {}, "expected a preset and its settings"),
+        (('sparse "model',), {}, "expected a preset and KEY=VALUE options"),
         (
             ("tiny training.keep_best_epoch=true",),
             {},

@@ -233,8 +233,8 @@ def prompted(changed):
     ("values", "message"),
     [
         ({"truncate_dim": 8}, "key 'truncate_dim': expected None, got 8"),
-        ({"prompts": ["x"]}, r"key 'prompts': expected texts by name, got \['x'\]"),
-        ({"prompts": {"x": 1}}, "key 'prompts': expected texts by name"),
+        ({"prompts": ["x"]}, r"key 'prompts': expected an object of texts, got \['x'\]"),
+        ({"prompts": {"x": 1}}, "key 'prompts': expected an object of texts"),
         (
             {"default_prompt_name": "x"},
             "key 'default_prompt_name': expected a name in 'prompts', got",

@@ -70,7 +70,7 @@ def test_a_text_without_tokens_has_no_window(qwen):
 
 
 def test_an_instruction_that_cannot_be_used(qwen):
-    with pytest.raises(InputError, match=r"expected plain text, got one of .*special tokens"):
+    with pytest.raises(InputError, match=r"expected plain text, but it contains .*special tokens"):
         Splitter(qwen, 64, False, ["Find it <|im_end|>"])
     length = len(qwen(INSTRUCTION).input_ids) + 7
     with pytest.raises(InputError, match=r"option model\.max_length: .* leaves 7 of the"):

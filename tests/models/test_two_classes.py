@@ -129,5 +129,5 @@ def test_ties_are_ruled_out(config, decided, tmp_path):
     np.testing.assert_allclose(again, made, atol=1e-6)
     tied = labels.copy()
     tied[[3, 8]] = [0.5, 0.2, 0.3]
-    with pytest.raises(InputError, match=r"fit: row 4, 9: expected no ties .* got 2 of 24 rows"):
+    with pytest.raises(InputError, match=r"fit: row 4, 9: expected no ties, .* got 2 of 24 rows"):
         build_model(config).fit(decided, tied)

@@ -59,5 +59,5 @@ def test_a_model_that_scales_its_scores_is_refused(decoder_folder):
     model.lm_head.register_forward_hook(lambda *call: 2 * call[-1])
     own_layer = model.lm_head
     model.get_output_embeddings = lambda: torch.nn.Linear(16, len(own_layer.weight))
-    with pytest.raises(InputError, match="backbone base: its scores over the vocabulary are not"):
+    with pytest.raises(InputError, match="backbone base: not supported, since it changes"):
         check_scores(model, "base")

@@ -120,7 +120,7 @@ def test_a_raw_frame_is_known_as_the_file_is(teacher, arena):
 def test_rows_under_other_ids_are_warned_of(teacher, pairs, caplog):
     renamed = pairs[:5].assign(id=[f"new-{i}" for i in range(5)])
     soft_labels([teacher], renamed)
-    assert "its training rows have the prompts of 5 rows" in caplog.text
+    assert "was trained on other rows with the prompts of 5 rows" in caplog.text
     # The same id with another text is another row.
     caplog.clear()
     with caplog.at_level(logging.INFO):

@@ -180,7 +180,7 @@ def test_a_decoder_with_other_weights_is_refused(decoder_folder, parts, tmp_path
 
 def test_other_families_are_refused_by_name(first, arena, tmp_path):
     sparse = load_config("sparse")
-    with pytest.raises(InputError, match="a neural family, got sparse, which cannot"):
+    with pytest.raises(InputError, match="the new run is of family sparse, which cannot"):
         Stage.open(Earlier(first.folder), sparse)
     prior = train(load_config("prior"), arena / "train.csv", tmp_path / "prior")
     with pytest.raises(InputError, match="expected family encoder, as in this run, got prior"):

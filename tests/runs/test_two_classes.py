@@ -75,7 +75,7 @@ def test_a_column_of_ties_that_is_all_zero_keeps_three_classes(decided, tmp_path
     assert artifact.classes == 3
     (warning,) = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
     assert warning.endswith(
-        "in column 'winner_tie'; are the labels correct? (training.classes=2 rules ties out)"
+        "in column 'winner_tie'; are the labels correct? (without ties, set training.classes=2)"
     )
 
 
@@ -88,7 +88,7 @@ def test_three_classes_can_be_asked_for(decided, without_column):
 def test_ties_are_refused_with_their_rows(arena, pairs, decided, without_column, tmp_path):
     first = np.flatnonzero(pairs[TIE]) + 1
     message = (
-        f"train.csv: row {', '.join(map(str, first[:5]))} …: expected no ties with two classes"
+        f"train.csv: row {', '.join(map(str, first[:5]))} …: expected no ties, since the model has"
     )
     sources.read_pairs = read_pairs
     with pytest.raises(InputError, match=message):
@@ -139,7 +139,7 @@ def test_a_student_without_ties_learns_what_its_teacher_thinks_of_the_others(
     write_soft_labels(tmp_path / "soft.csv", two, read_pairs(decided, labels=False))
     assert not read_training_rows(tmp_path / "soft.csv").ties
     for teacher, name in ((two[0].folder, "sparse"), (tmp_path / "soft.csv", "soft.csv")):
-        with pytest.raises(InputError, match=f"{name}: has no ties, and cannot teach rows with"):
+        with pytest.raises(InputError, match=f"{name}: has no probabilities of ties, so it"):
             taught(read_training_rows(decided), [Teacher(teacher)])
 
 
@@ -154,7 +154,7 @@ def test_an_evaluation_has_no_ties_to_show(two, three, arena, decided, caplog):
     assert "P(tie)" not in tables["worst"]
     rows = read_pairs(arena / "train.csv")
     tied = int(labels_of(rows)[:, 2].sum())
-    message = rf"sparse: row .* expected no ties with two classes .*, got {tied} of 120 rows"
+    message = rf"sparse: row .* expected no ties, since .* two classes, got {tied} of 120 rows"
     with pytest.raises(InputError, match=message):
         evaluate(two, rows)
     with pytest.raises(InputError, match=message):

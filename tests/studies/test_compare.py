@@ -122,7 +122,9 @@ def test_what_cannot_be_compared(compared, arena, tmp_path):
     with pytest.raises(InputError, match="expected a new folder, or one with a comparison on"):
         compare(VARIANTS, csv, out, folds=3)
     half = Variant("prior", "prior", ("training.validation_fraction=0.5",))
-    with pytest.raises(InputError, match="prior: trained with different options; remove it"):
+    with pytest.raises(
+        InputError, match="prior: its options differ from this comparison's; remove it"
+    ):
         compare([half], csv, out, folds=2)
     seeds = [PRIOR, Variant("b", "prior", ("seed=1",))]
     with pytest.raises(

@@ -101,7 +101,7 @@ def test_metrics_that_no_run_writes_are_passed_over(folder, tmp_path, change, ca
     (odd / "metrics.json").write_text(json.dumps(metrics | change))
     seal(odd, json.loads((odd / "artifact.json").read_text()))
     assert runs(tmp_path / "runs")["name"].tolist() == ["good"]
-    assert "odd: artifact.json or metrics.json is not what a run writes" in caplog.text
+    assert "odd: artifact.json or metrics.json is damaged or not written by a run" in caplog.text
 
 
 def test_one_table_that_is_cut_off_does_not_end_the_list(folder, tmp_path, caplog):

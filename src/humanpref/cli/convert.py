@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> int:
     listed = options.dropped is not None
     if listed:
         if options.dropped.resolve() == options.out.resolve():
-            raise InputError(f"{options.dropped}: is both OUT and the list of --drop-bad-rows")
+            raise InputError(f"--drop-bad-rows {options.dropped}: expected a file other than OUT")
         check_writable(options.dropped, inputs=[options.source])
     reading = read(options.source, weights=True, format=options.format, keep_faults=listed)
     lost = "; ".join(reading.lost)

@@ -38,7 +38,7 @@ def add(commands: Any) -> None:
     metavar = "FOLDER|HUB_NAME|OWNER/MODEL/FRAMEWORK/VARIATION/VERSION"
     text = "a folder to pack as a dataset, a name on the Hugging Face hub, or a model on Kaggle"
     add_option(command, "source", metavar, text)
-    add_path(command, "--bundle", "DIR", "default bundle", default=Path("bundle"))
+    add_path(command, "--bundle", "DIR", "the bundle (default bundle)", default=Path("bundle"))
 
 
 def add_dry_run(group: Any) -> None:
@@ -69,7 +69,7 @@ def add_dry_run(group: Any) -> None:
         "killed-training or killed-inference"
     )
     add_option(command, "--fault", "NAME", text)
-    text = "simulate N GPUs with processes on the CPU (default 0: one process on what is here)"
+    text = "simulate N GPUs with processes on the CPU (default 0: use this machine as it is)"
     add_option(command, "--gpus", "N", text, type=int, default=0)
     add_option(command, "--folds", "K", "train K fold models", type=int)
     text = "print the report as one JSON object, and everything else to standard error"

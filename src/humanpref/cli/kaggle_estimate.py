@@ -17,9 +17,9 @@ def add(group: Any) -> None:
     add_path(what, "--artifact", "A", "estimate only inference, with this artifact")
     add_overrides(command)
     add_option(command, "--folds", "K", "train K fold models", type=int)
-    text = "training rows whose lengths count (default: those of a public sample)"
+    text = "take the lengths of training texts from these rows (default: from a public sample)"
     add_path(command, "--train", "ROWS", text)
-    text = "test rows whose lengths count (default: those of --train)"
+    text = "take the lengths of test texts from these rows (default: from those of --train)"
     add_path(command, "--test", "ROWS", text)
     add_format(command)
     text = "number of training rows (default 57,477, the competition's)"

@@ -18,7 +18,7 @@ def add(group: Any) -> None:
     text = "your Kaggle user name (default: that of the credentials)"
     user.add_argument("--user", metavar="NAME", help=text)
     experiment = argparse.ArgumentParser(add_help=False, parents=[user])
-    text = "the experiment, one of several side by side: part of its slugs, with separate records"
+    text = "a name for the experiment, to keep its slugs and records apart from those of others"
     experiment.add_argument("--name", default="", metavar="NAME", help=text)
     anyway = argparse.ArgumentParser(add_help=False)
     anyway.add_argument(
@@ -41,8 +41,8 @@ def add(group: Any) -> None:
     for name, text in parts.items():
         command.add_argument(name, action="store_true", help=text)
     text = (
-        "push even if the estimate says that the training cannot succeed; predict with the trained "
-        "models of one that ran out of time"
+        "push even if the estimate says that the training cannot succeed; if the training ran out "
+        "of time, predict with the models that it finished"
     )
     command.add_argument("--anyway", action="store_true", help=text)
 
@@ -63,7 +63,7 @@ def add(group: Any) -> None:
     text = "the description shown in the list of submissions"
     command.add_argument("--message", required=True, metavar="TEXT", help=text)
 
-    text = "check on Kaggle's GPUs what the project says about GPUs, and print the table"
+    text = "run the project's GPU checks on Kaggle's GPUs, and print a table of the results"
     command = add_command(group, "accept", accept, text, parents=[user])
     command.set_defaults(name="")
     text = "a new folder for the table and the log (default acceptance)"
@@ -75,13 +75,13 @@ def add(group: Any) -> None:
     text = "list the submissions of all experiments: held-out log loss, public score, degradation"
     command = add_command(group, "scores", scores, text, parents=[competition, user])
     command.set_defaults(name="")
-    text = "draw one against the other into this file (.png, .svg or .pdf)"
+    text = "plot public score against held-out log loss in this file (.png, .svg or .pdf)"
     add_path(command, "--figure", metavar="FILE", help=text)
 
 
 def service(options: argparse.Namespace) -> Any:
-    """Return the signed-in client and the records of the experiment. Set `options.user` to the user
-    of the credentials if the command line names none."""
+    """Return the signed-in client and the records of the experiment. If the command line names no
+    user, set `options.user` to the signed-in user."""
     from humanpref.kaggle.bundle.metadata import check_owner
     from humanpref.kaggle.service.client import Client
     from humanpref.kaggle.service.records import find_records

@@ -145,6 +145,6 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _hint(text: str, known: list[str]) -> str:
-    """Return a hint that suggests the known name that a text resembles most, if there is one."""
+    """Return a hint that suggests the known name most similar to a text; empty if none is close."""
     meant = difflib.get_close_matches(text, known, 1)
     return f"; did you mean {meant[0]}?" if meant else ""

@@ -95,7 +95,8 @@ def add_study(command: Any) -> None:
 def metrics_line(title: str, metrics: dict[str, Any]) -> str:
     """Return one line with the model's log loss and its interval, the accuracy, and the log loss of
     the prior. If no row is a tie, add the area under the ROC curve and the Brier score of A against
-    B. Warn if the prior has the lower log loss, or if the model was trained on some of the rows."""
+    B. Append a warning if the prior has the lower log loss, or if the model was trained on some of
+    the rows."""
     decided = ""
     if metrics.get("decided_rows") == metrics["rows"] and metrics["decided_auc"] is not None:
         decided = f"AUC {metrics['decided_auc']:.3f}, Brier {metrics['decided_brier']:.3f}, "

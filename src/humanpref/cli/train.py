@@ -77,7 +77,7 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--drop-learned",
         action="store_true",
-        help="leave out every row whose prompt is among those that the run of --from learned",
+        help="leave out the rows whose prompts the --from run was trained on",
     )
 
 

@@ -117,7 +117,8 @@ def load_config(
     from_file = {} if file is None else _flat(read_toml(Path(file)), file)
     named = from_file.pop("preset", preset)
     if not isinstance(named, str | None) or preset not in (None, named):
-        raise InputError(f"{file}: option preset: expected {preset or 'a name'!r}, got {named!r}")
+        expected = f"{preset!r}, as in --preset" if preset else "a name"
+        raise InputError(f"{file}: option preset: expected {expected}, got {named!r}")
     if named is None and "family" not in from_file:
         raise InputError("name a preset (--preset NAME), or a family in the configuration file")
     source = f"preset {named}" if file is None else str(file)
@@ -141,13 +142,13 @@ def load_config(
 
 
 def member_words(text: str) -> tuple[str, None, list[str]]:
-    """Split the text of a blend's member into the arguments of `load_config`: its preset, None for
-    the file, and its overrides."""
+    """Split the text that describes a blend's member, `PRESET section.key=value …`, into the
+    arguments of `load_config`: the preset, None (no file), and the overrides."""
     try:
         preset, *overrides = shlex.split(text)
     except ValueError as error:
         raise InputError(
-            f"option model.members: {text!r}: expected a preset and its settings ({error})"
+            f"option model.members: {text!r}: expected a preset and KEY=VALUE options ({error})"
         ) from None
     return preset, None, overrides
 

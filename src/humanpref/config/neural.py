@@ -159,7 +159,7 @@ class AdaptedOptions(Options):
 
 
 def answer_words(answers: str) -> list[str]:
-    """Split the option `model.answers`."""
+    """Return the words in the option `model.answers`, which are separated by commas."""
     return [word.strip() for word in answers.split(",")]
 
 

@@ -36,7 +36,7 @@ def id_text(key: Any) -> str:
     if isinstance(key, float | np.floating):
         # pandas turns the id 7 into 7.0 if the column had missing values or the frame was joined.
         if not key.is_integer() or abs(key) >= _EXACT:
-            raise ValueError(f"expected a text or a whole number without loss, got {key!r}")
+            raise ValueError(f"expected a text or an integer below 2**53, got {key!r}")
         key = int(key)
     return str(key)
 

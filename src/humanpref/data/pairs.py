@@ -82,8 +82,9 @@ def refuse_ties(labels: np.ndarray, weights: np.ndarray | None, source: object) 
     if rows.size:
         listed = ", ".join(map(str, rows[:5])) + (" …" if rows.size > 5 else "")
         raise InputError(
-            f"{source}: row {listed}: expected no ties with two classes (training.classes=2), got "
-            f"{rows.size} of {len(labels)} rows with ties"
+            f"{source}: row {listed}: expected no ties, since the model has two classes, got "
+            f"{rows.size} of {len(labels)} rows with ties; remove them, or train with three "
+            "classes (training.classes=3)"
         )
 
 

@@ -174,10 +174,10 @@ def read(
 ) -> Reading:
     """Read a source as `read_pairs` does, and also return its format, its faults and what was lost.
 
-    If `texts_required` is False, texts are read only in the competition's columns, and ids are
-    required. If `keep_faults` is True, faults are returned instead of raised. If `ids` is False,
-    rows are numbered from 0, and the log line about the format has the level DEBUG, since a judge
-    reads one pair after another in this way.
+    If `texts_required` is False, texts are read only if the source has the competition's columns
+    for them, and ids are required. If `keep_faults` is True, faults are returned instead of raised.
+    If `ids` is False, rows are numbered from 0, and the log line about the format has the level
+    DEBUG; a judge, which reads a single pair per call, would otherwise fill the log.
     """
     with open_table(source) as table:
         plan = _plan(table, labels, texts_required, weights, format, lenient, ids)

@@ -71,7 +71,7 @@ class Plan:
 
 
 class _RefusedError(Exception):
-    """Raised while a row is parsed, with the fault for which it cannot be used."""
+    """Raised while a row is parsed, for a fault that makes the row unusable."""
 
     def __init__(self, kind: str, reason: str, key: str = "", column: str = "") -> None:
         super().__init__(f"column {column!r}: {reason}" if column else reason)
@@ -200,7 +200,7 @@ class RowParser:
         return row
 
     def _remark(self, number: int, key: str, cells: dict[str, Any]) -> None:
-        """Keep the faults that parsing a row repairs without a warning."""
+        """Add to `faults` the faults of a row that parsing repairs without a warning."""
         for column in (*self.plan.texts, *self.plan.models):
             is_model = column in self.plan.models
             is_json = not is_model and self.plan.format.form.is_json

@@ -31,8 +31,8 @@ def write_submission(
     probabilities : ndarray
         (n, 3) float64, columns A, B, tie; finite, in [0, 1], rows summing to 1.
     columns : sequence of str
-        The header: `HEADER`, or `id` and a column for the likelier of A and B (`model_a` or
-        `model_b`; A if both are equally likely).
+        The header: either `HEADER`, for the probabilities, or `id` and one more column, for the
+        winner. Its cells are `model_a` or `model_b`; equal probabilities give `model_a`.
 
     Raises
     ------

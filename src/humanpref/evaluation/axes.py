@@ -34,12 +34,12 @@ class Axis:
     name, measure : str
         The name, and what is measured.
     unit : str
-        The unit of a mean that `level` has converted.
+        The unit of the result of `level`.
     values : ndarray
         (2, n) float64: answers A, then answers B. A value is NaN if it cannot be measured (an empty
         answer has no fluency).
     level : callable
-        Converts a mean of values to `unit`.
+        Converts a mean of `values` to `unit`.
     """
 
     name: str
@@ -180,7 +180,7 @@ def follow(
     Returns
     -------
     DataFrame
-        One row per axis for which at least one decided row has the values of both answers:
+        One table row per axis, if both answers have a value in at least one decided row:
 
         - `axis`, `measure`, `unit`, `rows`;
         - the mean level of the answers that people `preferred` and `rejected`, and of those that

@@ -28,10 +28,10 @@ def decided(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float | 
     Returns
     -------
     dict
-        `decided_rows`, the number of these rows; `decided_accuracy`, of choosing the likelier of A
-        and B; `decided_auc`, the probability that a row with label A has a larger p than a row with
-        label B (0.5 by chance); `decided_brier`, the mean of (p - y)², in [0, 1]. A value for which
-        there are no rows is None.
+        `decided_rows`, the number of these rows; `decided_accuracy`, the share of them in
+        which the likelier of A and B is the label; `decided_auc`, the probability that a row
+        with label A has a larger p than a row with label B (0.5 by chance); `decided_brier`, the
+        mean of (p - y)², in [0, 1]. A value for which there are no rows is None.
     """
     from sklearn.metrics import roc_auc_score  # too slow to import for commands that need no AUC
 

@@ -23,8 +23,8 @@ token, a score for every entry of the vocabulary."""
 
 
 class TokenLogProbabilities(nn.Module):
-    """Map token ids (n, length), padded on the right, to log-probabilities (n, 1): for each text,
-    the sum of ln p(token | previous tokens) over all tokens but the first."""
+    """Compute the log-probability of each text: the sum of ln p(token | previous tokens) over all
+    tokens but the first. Maps token ids, padded on the right, (n, length), to (n, 1)."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

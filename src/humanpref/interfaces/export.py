@@ -90,8 +90,8 @@ def export(folder: str | Path, out: str | Path) -> Path:
         tokenizer = AutoTokenizer.from_pretrained(unfinished)
         if not _same_tokens(reader, fixed, tokenizer, probes):
             raise InputError(
-                f"{artifact.folder}: its tokenizer reads a formatted text differently from the "
-                "text's parts, so a plain folder would predict differently"
+                f"{artifact.folder}: cannot be exported: its tokenizer splits a formatted text "
+                "into other tokens than the text's parts, which would change the predictions"
             )
         values["exact"] = _same_tokens(reader, fixed, tokenizer, _probes(EDGES))
         values["base"] = artifact.facts["backbone"]["name"]
@@ -162,7 +162,7 @@ def _check_can_hold(artifact: Artifact) -> None:
     if families != ["decoder"]:
         raise InputError(
             f"{source}: expected family decoder, got {' and '.join(families)}; transformers has no "
-            "plain class for its head"
+            "class for a model of any other family"
         )
     if len(leaves) > 1:
         raise InputError(
@@ -178,8 +178,8 @@ def _check_can_hold(artifact: Artifact) -> None:
     ):
         if value not in wanted:
             raise InputError(
-                f"{source}: option {name}: expected {' or '.join(wanted)}, got {value}; only that "
-                "can be exported"
+                f"{source}: option {name}: expected {' or '.join(wanted)}, got {value}, which "
+                "cannot be exported"
             )
 
 
@@ -208,7 +208,8 @@ def _classifier(
     weight = score.weight[: len(classes)]
     if not isinstance(layer, nn.Linear) or layer.weight.shape != weight.shape:
         raise InputError(
-            f"{source}: transformers' {type(plain).__name__} has no single layer for the scores"
+            f"{source}: cannot be exported: transformers' {type(plain).__name__} does not compute "
+            "the scores with a single layer"
         )
     setattr(plain, plain.base_model_prefix, base)
     plain.score = nn.Linear(*reversed(weight.shape), bias=False)

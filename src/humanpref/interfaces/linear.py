@@ -1,9 +1,10 @@
 """The packaged judge: a Davidson regression on structural features, read from a JSON file and
 computed with numpy alone.
 
-It is a `humanpref.models.sparse.SparseModel` without words, and predicts the same probabilities as
-that model (`humanpref.models.davidson`). They depend on two scores, the margin d and the tie score
-nu. Each score is a sum over features, so the share that a feature adds to it is exact:
+It is a `humanpref.models.sparse.SparseModel` without word features, and predicts the same
+probabilities as that model (`humanpref.models.davidson`). They depend on two scores, the margin d
+and the tie score nu. Each score is a sum over features, so the share that a feature
+adds to it is exact:
 
     d = ln P(A) - ln P(B)                        one share per antisymmetric feature
     nu = ln P(tie) - (ln P(A) + ln P(B)) / 2     one share per symmetric feature, and a constant
@@ -106,8 +107,8 @@ def probabilities_of(shares: Shares) -> np.ndarray:
 def _columns(
     values: dict[str, list[float]], names: tuple[str, ...], numbers: tuple[str, ...]
 ) -> dict[str, np.ndarray]:
-    """Return an array, (features,) float64, for each name in `numbers`, such as `scale`. `values`
-    maps each feature to a list of its numbers, in the order of `numbers`."""
+    """Turn `values`, which maps each feature to a list of numbers, into columns. Return a dict that
+    maps each name in `numbers`, the names of the columns, to an array, (features,) float64."""
     if tuple(values) != names:
         raise ValueError("expected the features of this version of humanpref, got a different list")
     columns = np.array(list(values.values()), dtype=np.float64).reshape(len(names), len(numbers))

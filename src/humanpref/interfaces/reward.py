@@ -80,7 +80,7 @@ def reward(
         if reference is not None:
             column = f"column {reference!r}"
             if columns.get(reference) is None:
-                raise InputError(f"reward: {column}: not passed to the reward function")
+                raise InputError(f"reward: {column}: expected in the dataset, got none")
             others = _listed(columns[reference], column)
             if len(others) != len(prompts):
                 raise InputError(
@@ -96,15 +96,16 @@ def reward(
 
 
 def _within_groups(keys: list[str]) -> list[tuple[int, int]]:
-    """Return all pairs of completions to the same prompt, by number. `keys` has their prompts, as
-    strings. Raises InputError for the only completion to a prompt."""
+    """Return all pairs of completions to the same prompt, as pairs of indices. `keys` has the
+    prompt of each completion, as a string. Raises InputError if a prompt has only one
+    completion."""
     ordered = sorted(range(len(keys)), key=keys.__getitem__)
     pairs: list[tuple[int, int]] = []
     for _, group in groupby(ordered, key=keys.__getitem__):
         rows = list(group)
         if len(rows) == 1:
             raise InputError(
-                f"reward: completion {rows[0] + 1} is the only one to its prompt in this call; "
+                f"reward: completion {rows[0] + 1} is the only one for its prompt in this call; "
                 "generate at least two per prompt in each process, or name a reference column"
             )
         pairs += combinations(rows, 2)
@@ -168,8 +169,8 @@ def _answer(answer: Conversation) -> str:
 
 
 def _turns(asked: list[str], replies: list[str], last: str) -> tuple[Turns, Turns]:
-    """Return the turns of a prompt, `asked`, and of its answer: `replies`, followed by `last`. If
-    the prompt ends with a reply, `last` continues it."""
+    """Return the turns of a prompt, which are `asked`, and the turns of its answer: the earlier
+    `replies`, followed by `last`. If the prompt ends with a reply, `last` continues that reply."""
     if len(replies) == len(asked) > 0:
         last = replies.pop() + last
     return tuple(asked), (*replies, last)

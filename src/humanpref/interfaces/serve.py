@@ -50,7 +50,7 @@ class Limits:
     pairs : int
         Maximum number of pairs.
     request_seconds : float
-        Maximum time for a request to arrive: once for its headers, and once for its body.
+        Maximum time for the headers of a request to arrive, and then again for its body.
     judge_seconds : float
         Maximum time from a complete request to its judgement, including the time that it waits for
         other requests.
@@ -292,7 +292,8 @@ async def _failed(_: Request, error: Exception) -> JSONResponse:
 
 
 class _Complete:
-    """Passes on a request once it is complete, and refuses requests for other servers.
+    """Passes a request to the application once it is complete. Refuses a request whose `Host` is
+    not this server.
 
     The body is read before anything is refused, because a client that is still sending when its
     connection is closed gets no answer.

@@ -35,7 +35,7 @@ def page_routes(model: str, about: str, headers: dict[str, str]) -> list[Route]:
     about : str
         What a reader should know about the model, in a sentence or two; may be empty.
     headers : dict of str to str
-        The headers of every answer, in addition to the policy.
+        The headers of every answer, in addition to `Content-Security-Policy`.
 
     Examples
     --------

@@ -107,7 +107,8 @@ def judge_shards(
     if engine not in ENGINES:
         raise InputError(f"option --engine: expected {' or '.join(ENGINES)}, got {engine!r}")
     if workers is not None and (engine != RAY or workers < 1):
-        raise InputError(f"option --workers: expected at least 1 and --engine ray, got {workers}")
+        expected = "at least 1" if engine == RAY else "none without --engine ray"
+        raise InputError(f"option --workers: expected {expected}, got {workers}")
     shards = _shards(source)
     with _opened(out, source, model, shards, format) as finished:
         if engine == RAY:
@@ -181,7 +182,10 @@ def _opened(
         if finished := {path.stem for path in (out / DONE).glob("*.json")}:
             _check_same_run(out, run)
             if gone := finished - set(map(stem_of, shards)):
-                raise InputError(f"{out}: has shard {min(gone)!r}, which {source} does not have")
+                raise InputError(
+                    f"{out}: has shard {min(gone)!r}, which {source} does not have; name a new "
+                    "folder"
+                )
         outputs = {stem_of(path) + suffix for path in shards for suffix in OUTPUTS}
         if foreign := {name for name in os.listdir(out) if name[0] not in "._"} - outputs:
             raise InputError(
@@ -208,7 +212,7 @@ def _check_same_run(out: Path, run: dict[str, str | None]) -> None:
     reasons = {
         "model_sha256": "with a different model",
         "humanpref": "by a different version of humanpref",
-        "format": "in a different format",
+        "format": "with a different --format",
     }
     for key, reason in reasons.items():
         if found.get(key) != run[key]:

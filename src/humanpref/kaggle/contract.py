@@ -26,10 +26,12 @@ _Slug = Annotated[str, Bound(f"one of {', '.join(COMPETITIONS)}", COMPETITIONS._
 
 
 def check_classes(artifact: Path, classes: int, competition: Competition) -> None:
-    """Raise InputError if an artifact with this number of classes has no ties and the competition
-    has ties. The reverse is allowed: P(A) and P(B) are then divided by their sum."""
+    """Raise InputError if the artifact predicts no ties, having only two `classes`, but the
+    competition has ties. The reverse is allowed: P(A) and P(B) are then divided by their sum."""
     if classes < competition.classes:
-        raise InputError(f"{artifact}: has no ties, but the competition {competition.slug} has")
+        raise InputError(
+            f"{artifact}: predicts no ties, but the competition {competition.slug} has ties"
+        )
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,8 @@ def _check_libraries(needs: Iterable[tuple[str, str, str, str]]) -> None:
 
 
 def _needs(config: Config) -> Iterator[tuple[str, str, str, str]]:
-    """Yield (option, value, library, extra) for each option whose value needs a library."""
+    """Yield (option, value, library, pip extra that installs it) for each option whose value needs
+    a library."""
     for option, values, library, extra in _OPTION_LIBRARIES:
         value = getattr(config.model, option, None)
         if value in values:

@@ -20,7 +20,7 @@ from humanpref.text.tokens import template_of
 
 
 def load_backbone(name: str, dtype: Any = torch.float32) -> nn.Module:
-    """Load a pretrained model without its task head, in a dtype that `from_pretrained` accepts.
+    """Load a pretrained model without its task head. `dtype` is passed to `from_pretrained`.
 
     Raises
     ------
@@ -39,8 +39,8 @@ def attention_of(config: Any) -> str | None:
     """Return the attention implementation with which a backbone must be loaded: `eager` if it has a
     soft cap on attention scores, like Gemma 2, otherwise None for transformers' default.
 
-    By default, transformers would silently omit the cap, since `scaled_dot_product_attention` has
-    none.
+    The default, `scaled_dot_product_attention`, does not support the cap and would silently omit
+    it.
     """
     return "eager" if getattr(config, "attn_logit_softcapping", None) else None
 

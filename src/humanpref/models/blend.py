@@ -178,8 +178,8 @@ def _out_of_fold(
     splits: Splits,
     progress: "_Progress",
 ) -> tuple[np.ndarray, HeldOutRows]:
-    """Return the m members' out-of-fold predictions, (m, n, 3), for the n rows that the splits hold
-    out, and these rows."""
+    """Return the m members' out-of-fold predictions, (m, n, 3), and the n rows that they are for:
+    those that at least one split holds out."""
     own = np.any([judged for _, judged in splits], axis=0)
     probabilities = np.empty((len(members), len(rows.pairs), 3))
     for number, (name, config) in enumerate(members):

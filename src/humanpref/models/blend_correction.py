@@ -129,11 +129,11 @@ def fit_rates(
 ) -> tuple[np.ndarray, list[dict[str, Any]]]:
     """Fit the class rates of the special cases.
 
-    They are the posterior mean under a Dirichlet prior: they average the labels of a case's rows
-    with `shrinkage` additional rows (at least one) that have the known rates. For example, with a
-    shrinkage of 10, ten rows with identical answers that are all ties give the rates (0.03, 0.03,
-    0.94). If `ties` is False, no row is a tie, and the known rates are conditioned on there being
-    no tie.
+    They are the posterior mean under a Dirichlet prior: the labels of a case's rows are averaged
+    with `shrinkage` additional rows (at least one) that have the rates known beforehand (`KINDS`).
+    For example, with a shrinkage of 10, ten rows with identical answers that are all ties give the
+    rates (0.03, 0.03, 0.94). If `ties` is False, no row is a tie, and the known rates of A and B
+    are divided by their sum.
 
     Returns
     -------
@@ -141,7 +141,7 @@ def fit_rates(
         (4, 3), for each of `CASES`.
     facts : list of dict
         One entry per special case, in plain JSON types: `correction` (its name), `rows` (their
-        number) and `rates`. A case and its mirror image share one entry.
+        number) and `rates`. The cases in which only A or only B is empty share one entry.
     """
     prior, learned, facts = max(shrinkage, 1.0), np.empty((len(CASES), 3)), []
     for name, (case, mirrored, known) in KINDS.items():

@@ -26,8 +26,8 @@ EIGENVALUE_FLOOR = 1e-12
 
 
 class Side(NamedTuple):
-    """The columns of n rows in the wide block and in the structural block. An exchange of A and B
-    changes the sign of all of these columns (antisymmetric), or changes none (symmetric)."""
+    """The antisymmetric columns of n rows, which an exchange of A and B negates, or the symmetric
+    ones, which it does not change. `wide` and `structure` are those of the two blocks."""
 
     wide: Matrix
     structure: np.ndarray
@@ -159,8 +159,8 @@ def state_shapes(
 
 
 def _principal_axes(columns: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return the principal axes of features `columns` (n, k) as the columns of a (k, k) matrix. An
-    axis is zero if the features vary along it only by rounding errors."""
+    """Return the principal axes of k features, (n, k), as a (k, k) matrix with one axis per column.
+    An axis is zero if the features vary along it only by rounding errors."""
     with threadpool_limits(1, user_api="blas"):  # as in `DavidsonRegression.fit`
         variances, axes = np.linalg.eigh(columns.T @ (columns * weights[:, None]))
     return np.where(variances > EIGENVALUE_FLOOR * variances.max(initial=0), axes, 0)
@@ -170,8 +170,8 @@ def _choose(blocks: Blocks, rows: Labelled, penalties: Penalties, seed: int, tie
     """Choose the structural block's penalty in fits without the wide block. Then keep it, and
     choose the wide block's penalty.
 
-    The blocks' vocabularies and scales were also fitted on the inner held-out rows, though not on
-    their labels. That is good enough for ranking penalties.
+    The vocabularies and scales were fitted on all rows, including those that an inner fold holds
+    out, but not on labels. The losses are still good enough for ranking penalties.
     """
     wide, structure = penalties
     if len(structure) == len(wide) == 1:

@@ -35,14 +35,15 @@ _NAMES = (
 
 
 def weights_files(folder: Path) -> list[Path]:
-    """List the files from which transformers reads the folder's weights. If an index names the
-    others, it comes first.
+    """List the files from which transformers reads the folder's weights. If there are several, the
+    first one is the index that names the others.
 
     Raises
     ------
     InputError
         If there are none, if one is missing or incomplete, if the folder contains an adapter, which
-        transformers would also load, or if the configuration names other weights.
+        transformers would also load, or if config.json names a different file
+        (`transformers_weights`).
     """
     adapter, config = folder / "adapter_config.json", folder / "config.json"
     if adapter.exists():
@@ -119,7 +120,8 @@ def convert(files: list[Path], target: Path) -> None:
 
 
 def _tensors(files: list[Path]) -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors in the order of their names, reading one at a time if the format allows."""
+    """Yield the tensors in the order of their names. They are read one at a time from safetensors,
+    but all at once from .bin files."""
     parts = [path for path in files if path.suffix != ".json"]
     if parts[0].suffix == ".bin":
         state: dict[str, Tensor] = {}

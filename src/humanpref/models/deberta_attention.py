@@ -156,9 +156,12 @@ class PositionMask(Function):
         queries_of: Tensor,
         real: Tensor | None,
     ) -> Tensor:
-        """Take `query` and `key`, (heads, n, L, size), and the embeddings of the distances, (heads,
-        size, 2 L - 1). In `keys_of`, the distances i - j fall from L - 1 to 1 - L; in `queries_of`,
-        they rise from 1 - L to L - 1."""
+        """Compute the mask from `query` and `key`, (heads, n, L, size).
+
+        `query` is multiplied by `keys_of`, and `key` by `queries_of`. Both are embeddings of the
+        distances i - j, (heads, size, 2 L - 1), from L - 1 down to 1 - L in `keys_of`, and from
+        1 - L up to L - 1 in `queries_of`.
+        """
         ctx.save_for_backward(query, key, keys_of, queries_of)
         heads, rows, length, _ = query.shape
         aligned = -(-length // ALIGNMENT) * ALIGNMENT
@@ -193,8 +196,8 @@ def products(states: Tensor, by_distance: Tensor) -> Iterator[tuple[slice, Tenso
 
 
 def of_products(states: Tensor, by_distance: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute the backward pass of `products`: turn `gradient`, the gradient of the products of all
-    positions, (heads, n, L, L), into the gradients of `states` and `by_distance`."""
+    """Compute the backward pass of `products`: return the gradients of `states` and `by_distance`,
+    given `gradient`, that of all the products, (heads, n, L, L)."""
     rows = states.shape[1]
     of_states, of_distances = torch.empty_like(states), torch.zeros_like(by_distance)
     for block, distances in blocks(states.shape[2]):
@@ -210,7 +213,8 @@ def of_products(states: Tensor, by_distance: Tensor, gradient: Tensor) -> tuple[
 
 
 def blocks(length: int) -> Iterator[tuple[slice, slice]]:
-    """Yield each block of positions with the slice of the distances that it needs."""
+    """Divide the positions of a sequence into blocks. Yield two slices for each: its positions, and
+    the distances by whose embeddings `products` multiplies them."""
     for start in range(0, length, BLOCK):
         end = min(start + BLOCK, length)
         yield slice(start, end), slice(length - end, 2 * length - 1 - start)

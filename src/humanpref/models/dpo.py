@@ -280,7 +280,8 @@ def rows_for_link(pairs: pd.DataFrame, fraction: float, seed: int) -> np.ndarray
     train the policy. If there are too few prompts, no row is reserved."""
     if fraction and len(set(prompt_keys(pairs))) < 2 / fraction:
         logger.warning(
-            "dpo: too few prompts to reserve any for the link; it is fitted on the training rows"
+            "dpo: too few prompts to hold some out for fitting the link from rewards to "
+            "probabilities, so it is fitted on the training rows"
         )
         fraction = 0
     return held_out(pairs, fraction, seed)
@@ -340,8 +341,8 @@ def link_probabilities(
 
 
 class RewardReport:
-    """The training loss that `training.ties` selects, as a function of log-ratios (n, 2) and labels
-    (n, 3). Every `REPORT_EVERY` calls, it logs the mean margin and the accuracy of the rewards."""
+    """Computes the loss that `training.ties` selects from log-ratios (n, 2) and labels (n, 3). On
+    every `REPORT_EVERY`-th call, it also logs the mean margin and the accuracy of the rewards."""
 
     def __init__(self, training: DpoTraining) -> None:
         self.training = training

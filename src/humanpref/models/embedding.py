@@ -49,7 +49,7 @@ class Columns(NamedTuple):
     p, a, b : ndarray
         (n, k) principal components of the embeddings of the prompt, of A and of B.
     x, z : ndarray
-        (n, columns) scaled features; an exchange of A and B changes the sign of x and keeps z. The
+        (n, columns) scaled features; an exchange of A and B negates x and does not change z. The
         structural features come first, then the cosines and attention scores.
     """
 
@@ -86,7 +86,7 @@ class EmbeddingModel(Model, family="embedding"):
     and structural features.
 
     In the regression, the structural features have one L2 penalty, and everything else has another.
-    The components are not scaled to equal variances, so this penalty restrains the minor ones more.
+    The latter restrains minor components more, since they are not scaled to equal variances.
 
     The parameters are the options of `humanpref.config.cpu.EmbeddingOptions` and `ForwardOptions`,
     and `seed`.
@@ -184,7 +184,7 @@ class EmbeddingModel(Model, family="embedding"):
             return self._load(name, digest)
         raise InputError(
             f"{folder}: {'; '.join(tried) or f'backbone {name}: not found'}; set {BASE_VARIABLE} "
-            "to the folder that holds it"
+            "to the folder that holds the original backbone"
         )
 
     def _load(self, name: str, digest: str | None = None) -> FrozenEncoder:
@@ -193,8 +193,8 @@ class EmbeddingModel(Model, family="embedding"):
         return load_frozen(name, options.max_length, *instructions, digest)
 
     def _features(self, pairs: pd.DataFrame) -> tuple[PairVectors, np.ndarray, np.ndarray]:
-        """Return the vectors, and two matrices of features that are still to be scaled. An exchange
-        of A and B changes the sign of the first and keeps the second. In both, the structural
+        """Return the vectors of the texts, and two matrices of unscaled features: one that an
+        exchange of A and B negates, and one that it does not change. In both, the structural
         features precede the cosines."""
         inference: ForwardOptions = self.config.inference
         vectors = pair_vectors(

@@ -47,9 +47,9 @@ OFFSET_FOLDS = 5
 class PairEncoder(nn.Module):
     """A backbone reads each row's sequences; a head compares the two answers' vectors.
 
-    Source: the report (M3), whose model is this one with dual inputs and the linear head: shared
-    backbone, mean of each sequence over the real tokens, concatenation, one linear layer to 3
-    logits.
+    With dual inputs and the linear head, this is the report's model (M3): one backbone encodes
+    both sequences, each is averaged over its real tokens, and a linear layer turns the two
+    concatenated means into 3 logits.
     """
 
     def __init__(self, backbone: nn.Module, options: EncoderOptions) -> None:
@@ -243,7 +243,9 @@ def saved_backbone(folder: Path) -> tuple[Any, nn.Module]:
             model = AutoModel.from_config(config, **options)
             planned = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
         if planned > 2 * (folder / STATE_FILE).stat().st_size + 2**20:
-            raise ValueError(f"a model of {planned} bytes does not fit the weights in {STATE_FILE}")
+            raise ValueError(
+                f"config.json describes a model of {planned} bytes, too large for {STATE_FILE}"
+            )
         backbone = AutoModel.from_config(config, **options)
     return tokenizer, backbone
 
@@ -263,8 +265,8 @@ def out_of_fold_logits(model: Model, rows: Labelled) -> np.ndarray:
     """Predict each row's logits, (n, 3), with a copy of the model that was not fitted on the row's
     prompt. If there is only one prompt, return zeros.
 
-    A model is too confident on the rows on which it was fitted. An encoder trained with such
-    logits as offsets would learn to dampen them.
+    If the offsets came from a model that was fitted on the same rows, they would be too confident,
+    and the encoder would learn to dampen them.
     """
     offset = np.zeros((len(rows.pairs), 3))
     folds = min(OFFSET_FOLDS, len(set(prompt_keys(rows.pairs))))

@@ -199,8 +199,8 @@ def check_precision(options: AdaptedOptions, precision: str) -> None:
     resolved = resolve(precision, process_state().device, "training.precision")
     if base_dtype(options) == torch.float16 and resolved == "no":
         raise InputError(
-            "option training.precision: expected auto or fp16 for a base in float16, whose "
-            "gradients need a scaler, got 'no'; or set model.base_dtype=float32"
+            "option training.precision: expected auto or fp16, got 'no'; gradients through a "
+            "float16 base need a scaler (or set model.base_dtype=float32)"
         )
 
 

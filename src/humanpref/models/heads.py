@@ -17,7 +17,7 @@ from humanpref.text.format import PROMPT, A, B
 
 
 class Side(NamedTuple):
-    """The encoded answers A of n rows, or their encoded answers B.
+    """One of the two encoded answers of n rows: all answers A, or all answers B.
 
     Attributes
     ----------

@@ -29,8 +29,8 @@ def hidden_states(
     inputs : dict
         Tensors (m, length), including `input_ids`; padded on the right.
     lengths : ndarray
-        (m,) number of tokens in each sequence. To count the tokens in the mask, the host would have
-        to wait for the device.
+        (m,) number of tokens in each sequence. The caller passes them, because counting them in the
+        mask would make the host wait for the device.
     """
     device, length = inputs["input_ids"].device, inputs["input_ids"].shape[1]
     batches = token_batches(lengths, BACKBONE_TOKENS[device.type == "cuda"])

@@ -142,8 +142,8 @@ class NeuralModel(Model):
         return self.predictor(pairs)()
 
     def predictor(self, pairs: pd.DataFrame) -> Callable[[], np.ndarray]:
-        """Tokenize the rows, and return a function without arguments that predicts them, (n, 3),
-        with the weights that the module has when the function is called."""
+        """Tokenize the rows once, and return a function without arguments that predicts
+        them, (n, 3), with the module's weights at the time of each call."""
         first = self.inputs(pairs)
         if not self.swap_averaged:
             return lambda: self.scores(first)

@@ -19,9 +19,9 @@ def prepare(base: nn.Module, device: torch.device) -> None:
     compute capability 8.0, also give every query head its own copy of the keys and values.
 
     The residual stream of a pretrained decoder can exceed float16's largest value, 65,504 (that of
-    Gemma 3 270M reaches 103,798). The embeddings are therefore converted to float32, which makes
-    every sum of the stream with a layer's output float32, too. The inputs of norms are also
-    converted, since a norm's output has the type of its input. Linear layers and attention still
+    Gemma 3 270M reaches 103,798). The embeddings, with which the stream begins, are therefore
+    converted to float32; it stays float32 when a layer's output is added. The inputs of norms are
+    also converted, since a norm's output has the type of its input. Linear layers and attention
     compute in float16, so the output of a single one can still overflow.
 
     Parameters

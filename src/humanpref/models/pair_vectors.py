@@ -71,7 +71,7 @@ class Text(NamedTuple):
     shares : ndarray
         (windows,) each window's share of the text's tokens.
     mean : ndarray
-        (width,) mean of the windows by these shares, scaled to length 1.
+        (width,) mean of the windows, weighted by `shares` and scaled to length 1.
     """
 
     windows: np.ndarray
@@ -129,8 +129,8 @@ def passages_of(pairs: pd.DataFrame, encoder: FrozenEncoder) -> list[tuple[Passa
 def _passages(
     prompt: tuple[str, ...], turns: tuple[str, ...], instruction: str
 ) -> tuple[Passage, Passage]:
-    """Return two texts of a side: all of its turns, and its turns from the index of the prompt's
-    last turn onward (empty if there are none)."""
+    """Return two texts of the prompt or of an answer: all of its turns, and only those from the
+    index of the prompt's last turn onward (an empty text if there are none)."""
     last = turns[max(0, len(prompt) - 1) :]
     return Passage("\n\n".join(turns), instruction), Passage("\n\n".join(last), instruction)
 
@@ -173,8 +173,8 @@ def _compared(
 
 
 def _attraction(asking: Text, asked: Text) -> tuple[np.ndarray, np.ndarray]:
-    """Return the cosines between the windows of two texts and their unnormalized attention scores,
-    each (windows of `asking`, windows of `asked`)."""
+    """Compare each window of `asking` with each window of `asked`: return the cosines and the
+    unnormalized attention scores, both (windows of `asking`, windows of `asked`)."""
     cosines = asking.windows @ asked.windows.T
     return cosines, asked.shares * np.exp(SHARPNESS * cosines)
 

@@ -68,8 +68,8 @@ def load_tokenizer(name: str) -> Any:
         tokenizer = _from_file(name) if file else _from_vocabulary(name)
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
         raise InputError(
-            f"backbone {name}: expected the tokenizer's files in the folder, got a tokenizer "
-            "with only special tokens"
+            f"backbone {name}: expected a tokenizer.json or a vocabulary in its folder; without "
+            "them, the tokenizer has only special tokens"
         )
     text_ids(PROBES, tokenizer)
     return tokenizer
@@ -98,7 +98,7 @@ def _from_file(name: str) -> Any:
             if configured not in (None, value):
                 raise InputError(
                     f"backbone {name}: tokenizer_config.json has {key} {configured}, "
-                    f"tokenizer.json {value}"
+                    f"but tokenizer.json has {value}; make them equal"
                 )
     return tokenizer
 
@@ -326,7 +326,7 @@ def find_base(artifact: Path) -> tuple[Path, dict[str, str]]:
         tried.append(f"{folder} holds different weights (sha256 {digest[:16]}…)")
     raise InputError(
         f"{artifact}: was trained on base {name} (sha256 {wanted[:16]}…); "
-        f"{'; '.join(tried) or 'it was not found'}; set {BASE_VARIABLE} to the folder that holds it"
+        f"{'; '.join(tried) or 'it was not found'}; set {BASE_VARIABLE} to that base's folder"
     )
 
 

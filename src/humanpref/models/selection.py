@@ -19,12 +19,16 @@ SELECTION_FILE = "selection.csv"
 
 
 class Selection(NamedTuple):
-    """The indices of the chosen columns, in ascending order, and a table of the steps that led to
-    them, `path`.
+    """The chosen columns, and the steps that led to them.
 
-    The table has one row per step: `step` (from 0), `action` (`start`, `add` or `remove`), `column`
-    (its name), `columns` (the number of columns after the step), `log_loss` (held out, in nats) and
-    `kept` (False for the last step, which did not lower the loss).
+    Attributes
+    ----------
+    columns : list of int
+        The indices of the chosen columns, in ascending order.
+    path : DataFrame
+        One row per step: `step` (from 0), `action` (`start`, `add` or `remove`), `column` (its
+        name), `columns` (their number after the step), `log_loss` (held out, in nats) and `kept`
+        (False for the last step if it did not lower the loss).
     """
 
     columns: list[int]

@@ -249,7 +249,7 @@ class FrozenEncoder:
                 self.module, lambda rows: collate(lost[rows]), lengths[lost], batch_tokens, "no"
             )
         if not np.isfinite(vectors).all():
-            raise InputError("option model.backbone: its vectors of some texts are not finite")
+            raise InputError("option model.backbone: vectors of some texts are not finite")
         return vectors
 
     def _digest(self) -> str:

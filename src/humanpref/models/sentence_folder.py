@@ -81,7 +81,7 @@ class Prompts(NamedTuple):
         options = _optional_json(path, {})
         texts, default = options.get("prompts") or {}, options.get("default_prompt_name") or None
         if not isinstance(texts, dict) or not {type(text) for text in texts.values()} <= {str}:
-            raise InputError(f"{path}: key 'prompts': expected texts by name, got {texts!r}")
+            raise InputError(f"{path}: key 'prompts': expected an object of texts, got {texts!r}")
         if default not in (None, *texts):
             raise InputError(
                 f"{path}: key 'default_prompt_name': expected a name in 'prompts', got {default!r}"
@@ -196,7 +196,7 @@ def modules_of(folder: Path) -> list[tuple[str, Path]]:
     except (TypeError, KeyError):
         inside = False
     if not inside:
-        raise InputError(f"{path}: expected a list of modules with type and path")
+        raise InputError(f"{path}: expected a list of modules with type and path in the folder")
     if not _ORDER.fullmatch(types):
         raise InputError(
             f"{path}: expected Transformer, Pooling and perhaps Dense, LayerNorm or Normalize of "

@@ -106,8 +106,8 @@ class Splitter:
 
     def _parts(self, passages: list[Passage]) -> Iterator[tuple[list[int], int, list[int]]]:
         """Tokenize each passage's instruction alone, and the instruction joined with the text.
-        Yield the ids of the instruction, the number of leading ids that the two have in common, and
-        the joined text's remaining ids."""
+        Yield the instruction's ids, the number of leading ids that are the same in both, and the
+        remaining ids of the joined text."""
         joined = [instruction + text for text, instruction in passages]
         for passage, ids in zip(passages, self.token_ids(joined), strict=True):
             instruction = self._instructions[passage.instruction]
@@ -127,8 +127,8 @@ class Splitter:
         (ids,) = self.token_ids([instruction])
         if ids != self._tokenizer(self._cased(instruction), add_special_tokens=False).input_ids:
             raise InputError(
-                f"instruction {instruction!r}: expected plain text, got one of the tokenizer's "
-                "special tokens"
+                f"instruction {instruction!r}: expected plain text, but it contains one of the "
+                "tokenizer's special tokens"
             )
         if ids and self._room(ids) < LEAST_ROOM:
             raise InputError(

@@ -119,9 +119,9 @@ class Trainer(NamedTuple):
     def held_out_margins(
         self, examples: Examples, splits: Splits, rounds: int
     ) -> tuple[np.ndarray, Examples]:
-        """Return the log scores, (m, 3), of the m rows that the splits hold out, and these rows.
-        Each row's scores come from a booster that was not trained on it; all boosters use the first
-        seed."""
+        """Train one booster per split, all with the first seed, to score the rows that it holds
+        out. Return the log scores, (m, 3), and the m examples that they are for: those that at
+        least one split holds out."""
         boosters = _at_once(
             [(self._parameters(), examples.rows(known), rounds) for known, _ in splits]
         )

@@ -50,5 +50,6 @@ def check_scores(model: nn.Module, name: str) -> None:
         )
     if not torch.allclose(ours, own, atol=1e-2 * float(own.abs().max())):
         raise InputError(
-            f"backbone {name}: its scores over the vocabulary are not those of its output layer"
+            f"backbone {name}: not supported, since it changes the scores of its output layer, "
+            "e.g. scales them"
         )

@@ -103,7 +103,7 @@ def explore(
 def _count(
     pairs: pd.DataFrame, faults: list[Fault], tokenizer: Any
 ) -> tuple[dict[str, Any], Tables]:
-    """Return the summary, and the tables by name. Empty tables are omitted."""
+    """Compute the summary and the tables, with their names as keys. Empty tables are omitted."""
     named = pairs[tables.names_models(pairs)].reset_index(drop=True)
     labels, models = tables.has_labels(pairs), len(named) > 0
     characters = tables.characters_of(pairs)

@@ -27,7 +27,8 @@ FAULT_MEANINGS = {
 
 
 def row_faults(pairs: pd.DataFrame, rows: list[int]) -> list[Fault]:
-    """Find faults in rows that could be read: the last seven kinds in `FAULT_MEANINGS`.
+    """Find faults in rows that could be read, namely unequal numbers of turns, copies, mirrored
+    copies, contradictory labels, equal or missing models, and identical answers not labeled a tie.
 
     Parameters
     ----------

@@ -65,8 +65,8 @@ def names_models(pairs: pd.DataFrame) -> np.ndarray:
 
 
 def sizes(pairs: pd.DataFrame, characters: pd.DataFrame) -> pd.DataFrame:
-    """Return quantiles of turns and characters, with the columns `what`, `median`, `p90`, `p99`
-    and `largest`."""
+    """Return quantiles of the number of turns per row and of the characters of its texts. The
+    columns are `what`, `median`, `p90`, `p99` and `largest`."""
     columns = characters.add_prefix("characters of ")
     columns.insert(0, "turns", pairs["prompt"].map(len))
     table = columns.quantile([0.5, 0.9, 0.99, 1], interpolation="higher").T
@@ -229,8 +229,8 @@ def special_answers(pairs: pd.DataFrame) -> pd.DataFrame:
 
 
 def truncation(pairs: pd.DataFrame, tokenizer: Any) -> pd.DataFrame:
-    """Estimate the share of rows that a model with a length limit would truncate, for both kinds of
-    inputs.
+    """Estimate the share of rows that a model with a length limit would truncate, if it reads the
+    two answers in separate sequences (`dual`) or in one (`joint`).
 
     Parameters
     ----------

@@ -109,8 +109,8 @@ class Artifact:
 
     @property
     def files(self) -> list[str]:
-        """The files of the artifact other than `artifact.json`, by their relative paths. Other
-        files in its folder are neither read nor copied."""
+        """The relative paths of the artifact's files, except `artifact.json`. Any other files in
+        its folder are neither read nor copied."""
         return [name for name in self.facts[DIGESTS] if name != FACTS_FILE]
 
     def checked(self, name: str) -> Path:
@@ -205,7 +205,8 @@ class Artifact:
         """
         if not self.held_out:
             raise InputError(
-                f"{self.folder}: has no {OOF_FILE}, since training held nothing out; use --folds"
+                f"{self.folder}: has no {OOF_FILE}, since training held nothing out; train with "
+                "--folds"
             )
         return read_oof(self.checked(OOF_FILE))
 

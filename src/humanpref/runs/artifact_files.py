@@ -70,7 +70,9 @@ def check_listed(folder: Path, facts: dict[str, Any]) -> None:
         raise InputError(f"{folder / min(missing)}: missing, but listed in {FACTS_FILE}")
     # A model in a folder outside the artifact would have no digests.
     if not members or not digests.keys() >= {f"{member}/config.json" for member in members}:
-        raise InputError(f"{folder / FACTS_FILE}: expected models of this artifact, got {members}")
+        raise InputError(
+            f"{folder / FACTS_FILE}: key 'members': expected models of this artifact, got {members}"
+        )
     inside = tuple(f"{member}/" for member in members)
     if foreign := {name for name in found if name.startswith(inside)} - digests.keys():
         raise InputError(f"{folder / min(foreign)}: not a file of this artifact; remove it")
@@ -126,8 +128,8 @@ def copy_files(source: Path, target: Path, names: Iterable[str]) -> None:
 
 
 def content_digest(path: Path) -> str:
-    """Return the SHA-256 of a file or, if it is JSON, of its values. A process reads each file
-    once, unless the file changes."""
+    """Return the SHA-256 of a file or, if it is JSON, of its values. The result is cached in this
+    process until the file changes."""
     stat = path.stat()
     # A program can set a file's modification time (mtime), but not its change time (ctime).
     key = (path.suffix, stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)

@@ -63,10 +63,11 @@ def taught(rows: TrainingRows, teachers: Sequence[Teacher]) -> TrainingRows:
     are averaged over both orders of A and B (see `soft_labels`).
 
     If the rows have two classes, a teacher's probabilities of A and B are divided by their sum.
-    Extra rows keep their labels, and held-out rows are still evaluated on their labels. A teacher
-    that was trained on the same rows has learned from the labels of the held-out rows, too, so the
-    metrics are too good (by 0.08 nats on 300 synthetic rows). This is logged as a warning; only a
-    separate teacher for each fold would avoid it.
+    Extra rows keep their labels, and held-out rows are still evaluated on their labels.
+
+    If a teacher was trained on the same rows, the metrics are too good (by 0.08 nats on 300
+    synthetic rows), since it has also learned from the labels of the rows that are held out here.
+    This is logged as a warning; only a separate teacher for each fold would avoid it.
 
     Raises
     ------
@@ -87,7 +88,8 @@ def taught(rows: TrainingRows, teachers: Sequence[Teacher]) -> TrainingRows:
             if artifact.rows[PROMPT_KEY].isin(prompt_keys(rows.pairs)).any():
                 logger.warning(
                     "%s: was trained on these rows' labels, including those of rows that will be "
-                    "held out, which flatters the metrics; evaluate on rows that it has not seen",
+                    "held out, which flatters the metrics; evaluate on rows that the teacher "
+                    "has not seen",
                     path,
                 )
         else:
@@ -144,7 +146,7 @@ def _softened(probabilities: np.ndarray, temperature: float) -> np.ndarray:
         return softmax(np.log(probabilities) / temperature, axis=1)
 
 
-_NO_TIES = "--teacher {}: has no ties, and cannot teach rows with ties"
+_NO_TIES = "--teacher {}: has no probabilities of ties, so it cannot teach rows with ties"
 
 
 def _probabilities_by_id(path: Path, pairs: pd.DataFrame, ties: bool) -> np.ndarray:
@@ -152,8 +154,8 @@ def _probabilities_by_id(path: Path, pairs: pd.DataFrame, ties: bool) -> np.ndar
     if ties and not has_ties(table):
         raise InputError(_NO_TIES.format(path))
     logger.info(
-        "%s: used as is, matched by id; predictions of a model for its own training rows would "
-        "leak their labels",
+        "%s: probabilities are matched by id; if a model predicted them for its own training rows, "
+        "they leak the labels",
         path,
     )
     wrong = {"no probabilities for": table[LABEL_COLUMNS[0]].isna().to_numpy()}
@@ -244,8 +246,8 @@ def _soft_labels(artifact: Artifact, pairs: pd.DataFrame) -> np.ndarray:
     near = ~seen & pd.Series(prompt_keys(pairs)).isin(artifact.rows[PROMPT_KEY]).to_numpy()
     if near.any():
         logger.warning(
-            "%s: its training rows have the prompts of %s; if these are the same rows with "
-            "different ids, it repeats their labels",
+            "%s: was trained on other rows with the prompts of %s; if they are the same rows with "
+            "different ids, its predictions repeat the labels",
             artifact.folder,
             counted(int(near.sum()), "row"),
         )

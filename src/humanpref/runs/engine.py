@@ -118,7 +118,7 @@ def predictions(
 
 def usable_gpus(leaf: Leaf) -> int:
     """Return how many GPUs may share a leaf's rows. This is 0 if the model uses no GPU, or if
-    several processes were launched, since they already share its batches."""
+    several processes were launched, which already divide the model's batches among themselves."""
     launched = int(os.environ.get("WORLD_SIZE", "1")) > 1
     return device.gpus() if leaf.uses_gpu and not launched else 0
 

@@ -24,7 +24,7 @@ from humanpref.text.token_memo import TokenMemos
 
 
 def _unchecked(*_: object) -> None:
-    """Check nothing."""
+    """Accept any file without checking it: the default of the argument `check`."""
 
 
 @dataclass(frozen=True)
@@ -126,8 +126,9 @@ def read_ensemble(folder: Path, check: Callable[[Path], object] = _unchecked) ->
     folder : Path
         The model's folder.
     check : callable
-        Raises InputError if a file, or a file in a folder, is damaged; by default, nothing is
-        checked. This function calls it for each file that it reads.
+        A function that takes the path of a file or a folder, and raises InputError if the file, or
+        one in the folder, is damaged. It is called for each file before it is read. By default,
+        nothing is checked.
 
     Raises
     ------

@@ -89,7 +89,7 @@ def estimate(
     if not descends:
         return None
     if not isinstance(config.training, LoopOptions):
-        raise InputError("option model.members: a blend that trains a network is not estimated")
+        raise InputError("option model.members: cannot estimate a blend that trains a network")
     shape, training = shape_of(config.model.backbone), config.training
     rng = np.random.default_rng(0)
     learned = sequence_lengths(config, _sampled(lengths.train, rows, rng))
@@ -197,7 +197,7 @@ def shape_of(backbone: str) -> Shape:
     shape = Shape.published(backbone)
     if shape is None:
         raise InputError(
-            f"option model.backbone: the sizes of {backbone} are unknown here; name its folder"
+            f"option model.backbone: the layer sizes of {backbone} are unknown; name its folder"
         )
     return shape
 
@@ -222,9 +222,9 @@ def memory_of(config: Config, shape: Shape, longest: int) -> MemoryEstimate:
 
 
 def _weights(config: Config, shape: Shape) -> tuple[bool, int, int]:
-    """Return whether the backbone is frozen, the number of trained weights, and the total width of
-    the inputs that each layer must store to compute the gradients of its adapters or trained
-    weights."""
+    """Return whether the backbone is frozen, the number of trained weights, and a width: the total
+    size per token of the inputs that a layer must keep for the gradients of its trained weights or
+    adapters."""
     options = config.model
     if not isinstance(options, AdaptedOptions) or options.peft == "none":
         wide = 5 * shape.hidden + shape.attention + shape.intermediate

@@ -172,7 +172,9 @@ def _common_config(artifact: Artifact) -> Config:
         )
     # If the base was exchanged while a run was interrupted, the run's models have different bases.
     if len({read_json(leaf.folder / BASE_FILE)["sha256"] for leaf in leaves}) > 1:
-        raise InputError(f"{artifact.folder}: its models have different bases")
+        raise InputError(
+            f"{artifact.folder}: its models have different bases, so they cannot be merged"
+        )
     return config
 
 

@@ -38,7 +38,7 @@ class FoldModel(NamedTuple):
     config : Config
         The configuration. A run's models differ only in the seed.
     start : Path, optional
-        The folder of the weights from which the model starts, if those are another run's
+        The folder of an earlier run's model from whose weights this one starts
         (`humanpref.runs.stages`).
     """
 
@@ -144,7 +144,7 @@ def selection_path(artifact: Artifact) -> pd.DataFrame:
     ]
     if not tables:
         raise InputError(
-            f"{artifact.folder}: its models selected no columns (option model.selection of family "
-            "boosted)"
+            f"{artifact.folder}: its models selected no columns; train family boosted with option "
+            "model.selection"
         )
     return pd.concat(tables, ignore_index=True)

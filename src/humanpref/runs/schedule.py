@@ -266,9 +266,12 @@ class Schedule:
 
 
 def _block_size(costs: np.ndarray, capacity: float) -> int:
-    """Return how many rows to read next, given each row's cost, (n,), and the total cost for which
-    there is time: all rows if there is time to read them twice; otherwise as many as fit into
-    `BLOCK_SHARE` of the time, but at least one if there is time for one."""
+    """Return how many rows to read next. `costs`, (n,), are the rows' costs, and `capacity` is the
+    total cost for which there is time.
+
+    If there is time to read all rows twice, read all of them. Otherwise, read as many as fit into
+    `BLOCK_SHARE` of the time, but at least one if there is time for one.
+    """
     summed = np.cumsum(costs)
     if 2 * summed[-1] <= capacity:
         return len(costs)

@@ -63,9 +63,9 @@ class Stage:
     Attributes
     ----------
     earlier : Earlier
-        The run's folder, and whether to drop rows whose prompts it has learned.
+        The path of the earlier run, and whether to drop rows whose prompts it has learned.
     artifact : Artifact
-        The earlier run.
+        The earlier run's artifact.
     """
 
     earlier: Earlier
@@ -82,8 +82,8 @@ class Stage:
         """
         if not isinstance(config.training, LoopOptions):
             raise InputError(
-                f"--from: expected a run of a neural family, got {config.family}, which cannot "
-                "start from weights"
+                f"--from: the new run is of family {config.family}, which cannot start from "
+                "weights; choose a preset of a neural family, or leave out --from"
             )
         path = earlier.path
         artifact = Artifact.load(path)
@@ -134,8 +134,8 @@ class Stage:
         """Return the keys of the prompts that a model of the earlier run has learned. Prompts
         learned in stages before that run are included, since their rows are never held out.
 
-        These are the prompts of all rows except those that the model held out. If its epoch was
-        chosen on the held-out rows, their prompts count as learned, too.
+        These are the prompts of all rows except those that the model held out. If its best epoch
+        was chosen on the rows that it held out, their prompts count as learned, too.
         """
         rows = self.artifact.rows
         keys = set(rows[PROMPT_KEY])
@@ -183,7 +183,7 @@ class Stage:
         models : iterable of FoldModel
             The models of this run.
         pairs : DataFrame
-            The n rows to which their masks of held-out rows refer.
+            The n rows of the training file, to which the models' masks `held` refer.
 
         Raises
         ------

@@ -104,7 +104,8 @@ def train(
     ------
     InputError
         If the rows or the folder cannot be used, for example because another process is training in
-        that folder; or if the earlier run has other options, or has learned a held-out prompt.
+        that folder; or if the earlier run's options do not fit `config`, or one of its models has
+        learned a prompt that the model continuing from it would hold out.
 
     Examples
     --------
@@ -330,7 +331,7 @@ class Run:
                 text = (
                     "%s: no training row has a value above 0 in column %r; are the labels correct?"
                 )
-                hint = " (training.classes=2 rules ties out)" if of_ties else ""
+                hint = " (without ties, set training.classes=2)" if of_ties else ""
                 logger.warning(text + hint, self.source, name)
 
 

@@ -168,10 +168,10 @@ def ablate(
     -------
     DataFrame
         One row per variant: `name`, `log_loss` and the paired `difference` to the first variant,
-        both with their intervals, and `rows`. In addition, for `softmax`, the `train_loss` of the
-        last epoch, the report's score on the `leaderboard`, and the effect that `theory` predicts;
-        for `preprocessing`, `terms`, the number of different terms that a model uses from the
-        answers, averaged over the fold models; for `system-prompt`, the `system_prompt`.
+        both with their intervals, and `rows`. `softmax` adds `train_loss` (in the last epoch),
+        `leaderboard` (the score of the report's submission) and `theory` (the effect predicted by
+        theory); `preprocessing` adds `terms`, the number of different terms that a model uses from
+        the answers, averaged over the fold models; `system-prompt` adds the `system_prompt`.
 
     Raises
     ------

@@ -254,8 +254,8 @@ def bases_of(config: Config) -> list[str]:
 
 
 def _check_claim(out: Path, claim: dict[str, Any]) -> dict[str, list[str]]:
-    """Return the digests of the weights (see `bases_of`) that each training in the folder started
-    from. Raise InputError unless the folder is new or holds this comparison.
+    """Check that the folder is new or holds this comparison; otherwise, raise InputError. Return,
+    for each training in it, the digests of its initial weights (see `bases_of`).
 
     A comparison that has not trained anything yet may be replaced by any other.
     """
@@ -281,7 +281,7 @@ def _trained(variant: Variant, out: Path) -> Artifact:
         wanted["training"]["classes"] = trained["training"]["classes"]
     if wanted != trained:
         raise InputError(
-            f"{artifact.folder}: trained with different options; remove it to train it again"
+            f"{artifact.folder}: its options differ from this comparison's; remove it to retrain"
         )
     return artifact
 

@@ -144,7 +144,7 @@ def _record(artifact: Artifact) -> dict[str, Any]:
     """Return an artifact's row of the table. Raises InputError for JSON that no run would write."""
     facts = artifact.facts
     with refuse_failures(
-        f"{artifact.folder}: {FACTS_FILE} or {METRICS_FILE} is not what a run writes"
+        f"{artifact.folder}: {FACTS_FILE} or {METRICS_FILE} is damaged or not written by a run"
     ):
         metrics, written = artifact.metrics, (artifact.folder / FACTS_FILE).stat().st_mtime
         for name in _METRICS:
@@ -163,18 +163,16 @@ def _record(artifact: Artifact) -> dict[str, Any]:
 
 
 def _encodable(value: Any) -> Any:
-    """Return a value. In a string, escape the parts of file names that are not UTF-8, which the
-    strings of pandas 3 cannot hold."""
+    """Return the value; if it is a string, with lone surrogates escaped. They come from file names
+    that are not UTF-8, and pandas 3 refuses them in strings."""
     if not isinstance(value, str):
         return value
     return value.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _folds(artifact: Artifact, blend: bool) -> str:
-    """Return a string that is equal for runs that held out the same rows in the same folds.
-
-    The part before the separator is equal for runs that held out the same rows.
-    """
+    """Return a digest of the held-out rows and, unless the artifact is a blend, a separator and a
+    digest of their folds. Runs with equal digests held out the same rows in the same folds."""
     oof = artifact.oof.sort_values(ID)
     parts = [ID] if blend else [ID, FOLD]
     digests = [hashlib.sha256(repr(oof[part].tolist()).encode()).hexdigest() for part in parts]

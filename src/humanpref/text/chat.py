@@ -195,7 +195,8 @@ def _chat(tokenizer: Any, system_prompt: str, roles: list[str], answering: bool)
             reason = " ".join(str(error).split())[:200] or type(error).__name__
     raise InputError(
         f"{tokenizer.name_or_path}: its chat template cannot represent a conversation of "
-        f"{', '.join(dict.fromkeys(roles))}: {reason}; remove chat_template to use plain labels"
+        f"{', '.join(dict.fromkeys(roles))}: {reason}; remove chat_template "
+        "from the tokenizer to use plain labels"
     )
 
 

@@ -53,7 +53,7 @@ def plain_tokenizer(tokenizer: Any, fixed: FixedText, padding: int, max_length: 
     Parameters
     ----------
     tokenizer : transformers tokenizer
-        The tokenizer with which the package reads the parts. It is not changed.
+        The tokenizer with which the package tokenizes single turns. It is not changed.
     fixed : FixedText
         The fixed text.
     padding : int
@@ -84,8 +84,8 @@ def plain_tokenizer(tokenizer: Any, fixed: FixedText, padding: int, max_length: 
 
 
 def padding_token(tokenizer: Any, last: int, embeddings: int) -> int:
-    """Choose a token to pad with that is not `last`, the last token of every text: transformers
-    finds the end of a text by the padding after it.
+    """Choose a padding token other than the token with which every text ends. Otherwise,
+    transformers would mistake that last token for padding.
 
     Parameters
     ----------

@@ -20,10 +20,16 @@ SPECIAL = 0
 
 
 class Template(NamedTuple):
-    """The fixed tokens of a sequence: `prefix` before the first text, `before` each later text (by
-    part), and `suffix` after the last.
+    """The fixed tokens of a sequence.
 
-    `types` are the token types of the prompt and of the responses.
+    Attributes
+    ----------
+    prefix, suffix : list of int
+        The tokens before the first text, and after the last.
+    before : dict
+        The tokens before each later text, by the text's part.
+    types : (int, int)
+        The token types of the prompt and of the responses.
     """
 
     prefix: list[int]

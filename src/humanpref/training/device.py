@@ -130,8 +130,8 @@ def require(reason: str, what: str) -> None:
     Raises
     ------
     InputError
-        On Kaggle, except in the hidden rerun. If the rerun stopped, only the prior's predictions
-        would remain, and any model is better.
+        On Kaggle, except when Kaggle reruns a submitted notebook on the hidden test set. If that
+        run stopped, only the prior's predictions would remain, and any model is better.
     """
     if not reason:
         return

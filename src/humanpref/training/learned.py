@@ -26,7 +26,7 @@ def load_learned(module: nn.Module, state: dict[str, Tensor]) -> None:
     expected = set(learned_state(module))
     if set(state) != expected:
         raise ValueError(
-            f"these weights differ from the module's: {sorted(set(state) ^ expected)[:5]}"
+            f"names of weights differ from the module's: {sorted(set(state) ^ expected)[:5]}"
         )
     module.load_state_dict(state, strict=False)
 

@@ -73,7 +73,7 @@ class MemoryEstimate:
         half : bool
             Whether autocast computes in half precision.
         **sizes : int
-            `processes`, `sequences_per_row` and `scored`.
+            The estimate's fields `processes`, `sequences_per_row` and `scored`.
         """
         backbone = module.backbone
         shape = Shape.of(backbone.config)
@@ -121,7 +121,7 @@ class MemoryEstimate:
     def gib(self) -> dict[str, float]:
         """Return the estimated GiB of each part: the `frozen` weights; the `trainable` weights with
         their gradients and AdamW's two moments; the `activations` with all other temporary tensors;
-        and `cuda` itself."""
+        and the memory that CUDA itself occupies (`cuda`)."""
         layers, results = self.shape.layers, self._largest_result()
         if not self.backward:
             kept = 0.0
@@ -296,5 +296,5 @@ def log_memory(
     if estimate.total() > limit:
         changes = "; ".join(advice(estimate, limit))
         logger.warning(
-            "memory: more than the %.1f GiB of %s; to reduce it: %s", limit, name, changes
+            "memory: estimate above the %.1f GiB of %s; to reduce it: %s", limit, name, changes
         )

@@ -128,8 +128,8 @@ class Passes:
 
     @property
     def _layer(self) -> list[_Traffic]:
-        """The memory traffic of one layer: of a forward and backward pass in training, of a forward
-        pass in inference. With checkpointing, a second entry is for the repeated forward pass."""
+        """The memory traffic of one layer, as a list to be summed: its forward pass in inference,
+        its forward and backward pass in training and, with checkpointing, a second forward pass."""
         table = _DECODER if self.shape.gated else _ENCODER
         again = [table[False]] if self.training and self.checkpointing else []
         return [table[self.training], *again]

@@ -104,8 +104,8 @@ class Shape:
 
     @property
     def weights(self) -> int:
-        """Number of weights in the backbone, without norms, biases and a layer that scores the
-        vocabulary."""
+        """Number of weights in the backbone. Norms, biases and the output layer that scores the
+        vocabulary are not counted."""
         layers = 1 if self.shared else self.layers
         return self.embedding_weights + layers * self.layer_weights
 

@@ -111,7 +111,7 @@ def test_several_turns_are_kept_on_both_sides():
 @pytest.mark.parametrize(
     ("form", "cells", "column", "message"),
     [
-        (Form.TEXT, ["c", "r"], "chosen", "no column 'prompt'; they share none"),
+        (Form.TEXT, ["c", "r"], "chosen", "no column 'prompt'; the two begin differently"),
         (Form.MESSAGES, [said("p", "c"), said("q", "r")], "rejected", "message 1 of the user"),
         (Form.MESSAGES, [said("p", "c"), said("p")], "rejected", "ends with a message of the user"),
         (Form.MESSAGES, [said("p", "c"), "text"], "rejected", "expected a list of messages"),

@@ -208,7 +208,7 @@ def test_what_a_bundle_predicts_with_is_what_was_asked_for(artifact, monkeypatch
     seal(artifact, facts | {"classes": 2})
     code, told = run_bundle(capsys, out, "--artifact", artifact)
     assert code == 2
-    assert "has no ties, but the competition llm-classification-finetuning has" in told
+    assert "predicts no ties, but the competition llm-classification-finetuning has" in told
     seal(artifact, facts)
     assert run_bundle(capsys, out, "--artifact", artifact)[0] == 0
     # A model that only names its base: the weights are for the kernel that there is.

@@ -25,4 +25,4 @@ def test_no_gpu_no_preset_and_unknown_sizes_give_no_verdict(caplog):
         assert verdict(run) == impossible(run) == ""
     unknown = KernelRun("deberta-v3-base", ("model.backbone=my/encoder",))
     assert verdict(unknown) == impossible(unknown) == ""
-    assert "no estimate: option model.backbone: the sizes of my/encoder" in caplog.text
+    assert "no estimate: option model.backbone: the layer sizes of my/encoder" in caplog.text

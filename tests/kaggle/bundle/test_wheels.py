@@ -291,7 +291,7 @@ def test_what_cannot_be_locked(project, tmp_path, monkeypatch):
     for requires, message in (
         (
             ("numpy>=3",),
-            "needs numpy>=3, but the image has 2.0.2, and numpy must stay the image's own",
+            "needs numpy>=3, but the image has 2.0.2; a bundle must not replace the image's numpy",
         ),
         (("nowhere",), "pip found no wheel for the image's Python 3.12"),
     ):

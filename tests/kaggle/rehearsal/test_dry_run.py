@@ -338,7 +338,7 @@ def test_bad_rows_are_refused_before_anything_runs(arena, tmp_path):
 
 
 def test_a_backbone_has_to_be_a_folder_and_is_mounted(tmp_path):
-    with pytest.raises(InputError, match="expected a folder, since the kernels have no network"):
+    with pytest.raises(InputError, match="the kernels have no network, so name a folder"):
         DryRun(preset="deberta-v3-small").kernel_run()
     folder = tmp_path / "deberta"
     folder.mkdir()

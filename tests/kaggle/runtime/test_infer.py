@@ -165,7 +165,7 @@ def test_without_ties_each_model_chooses_between_a_and_b(infer, new_tree):
 def test_a_model_without_ties_does_not_predict_where_there_are_some(infer):
     tree = infer(StandIn(A), classes=2)
     assert tree.submission() == pytest.approx(np.tile(PRIOR, (8, 1)))
-    assert "has no ties, but the competition llm-" in tree.status["degraded"][0]
+    assert "predicts no ties, but the competition llm-" in tree.status["degraded"][0]
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,7 @@ def test_work_that_cannot_be_made_an_artifact_is_kept(tree, monkeypatch, caplog)
     train(tree.input, tree.working, {"preset": "prior", "folds": 2})
     status = read_json(tree.working / "status.json")
     assert status["degraded"] == ["ran out of time: no model can predict yet"]
-    assert "cannot be made an artifact" in caplog.text
+    assert "cannot write an artifact of the finished models" in caplog.text
     assert (tree.working / "artifact.partial" / "fold-0" / "member.json").is_file()
 
 
@@ -159,7 +159,7 @@ def test_unfinished_work_is_resumed(tmp_path, caplog):
     resume_earlier_run(run, tmp_path / "input", out)
     assert not out.exists()
     assert (partial_of(out) / "weights").read_text() == "unfinished"
-    assert "a/artifact.partial: has a different configuration or rows; ignored" in caplog.text
+    assert "a/artifact.partial: ignored, since its run had a different" in caplog.text
 
 
 def test_nothing_to_resume(tmp_path):

@@ -326,7 +326,7 @@ def test_a_kernel_is_not_pushed_without_its_dataset(run, service, folder):
     failed = run(*PUSH, "--train")
     assert failed.code == 2
     assert (
-        f"{TRAIN}: mounts {WHEELS}, which belongs to a different bundle; push it first"
+        f"{TRAIN}: mounts {WHEELS}, which belongs to a different bundle; push {WHEELS} first"
         in failed.err
     )
     assert len(service.kernels[TRAIN]) == 1
@@ -614,7 +614,7 @@ def test_a_training_that_cannot_succeed_is_not_pushed(run, service, folder):
     failed = run(*PUSH)
     assert failed.code == 2
     assert "training takes" in failed.err
-    assert "push --anyway tries it" in failed.err
+    assert "to push it anyway, add --anyway" in failed.err
     assert not service.versions.get(WHEELS)
     assert run(*PUSH, "--dataset").code == 0
     # The loopback service does not know the model, but now gets the kernel.

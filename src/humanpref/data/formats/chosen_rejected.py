@@ -117,8 +117,8 @@ def _split(chosen: Turns, rejected: Turns) -> Row:
     if not prompt:
         raise CellError(
             "chosen",
-            "expected the beginning that it shares with 'rejected', since there is no column "
-            "'prompt'; they share none",
+            "expected the same beginning as in 'rejected', which is the prompt if there is no "
+            "column 'prompt'; the two begin differently",
         )
     return Row((prompt,), (first[len(common) :],), (second[len(common) :],))
 

@@ -47,7 +47,7 @@ class Conversations:
 
 
 def _until(row: Row, turn: Any) -> Row:
-    """Return the row with only its first `turn` turns; `lost` says whether others are dropped."""
+    """Return the row with only its first `turn` turns. If this drops turns, `lost` says so."""
     last = len(row.prompt)
     # pandas turns 1 into 1.0 if other rows have no turn.
     number = {str(n): n for n in range(1, last + 1)}.get(str(turn).removesuffix(".0"))

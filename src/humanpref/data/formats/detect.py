@@ -62,8 +62,8 @@ def text_columns(
         )
     if len(found) > 1 and not lenient:
         raise InputError(
-            f"{source}: has the columns of several formats, {' and '.join(found)}; choose one "
-            f"(--format {found[0]}; with several files, {found[0]}:ROWS)"
+            f"{source}: has the columns of several formats, {' and '.join(found)}; choose one, "
+            f"e.g. --format {found[0]}, or {found[0]}:FILE in an option that takes [FORMAT:]ROWS"
         )
     columns = _TEXTS.get(found[0], TEXT_COLUMNS)
     if columns == BOTH and TURN in header:
@@ -154,8 +154,8 @@ def label_reader(
 
 
 def looks_like_wsdm(name: str, header: Collection[str]) -> bool:
-    """Return whether a table may be in WSDM Cup's format rather than in the detected format `name`.
-    It is if none of its rows is a tie."""
+    """Return whether a table has the columns of WSDM Cup's format, although the format `name` was
+    detected. The caller must also check that no row is a tie."""
     return name == PLAIN and {WINNER, LANGUAGE} <= set(header)
 
 

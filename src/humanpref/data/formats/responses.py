@@ -1,4 +1,4 @@
-"""Read a prompt and two responses in three columns, as the competition and WSDM Cup have them."""
+"""Read a prompt and two responses in three columns, as in the LMSYS and WSDM Cup competitions."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -71,7 +71,8 @@ def _compared(setting: Setting, kinds: dict[str, Workload], length: int, rows: i
 
 
 def _pass(work: Workload, batch: dict[str, Any], cast: Cast, train: bool) -> torch.Tensor:
-    """Run a forward and a backward pass in the context `cast`, and return the logits."""
+    """Run a forward pass in the autocast context `cast`, then a backward pass, and return the
+    logits."""
     work.module.train(train)
     work.module.zero_grad()
     with cast:
@@ -94,6 +95,6 @@ def _results(work: Workload, batch: dict[str, Any], cast: Cast) -> list[torch.Te
 
 
 def _error(found: list[torch.Tensor], exact: list[torch.Tensor]) -> float:
-    """Return the largest relative error of the tensors in `found`: the norm of the difference from
-    the tensor in `exact`, divided by the norm of that tensor."""
+    """Return the largest relative error |a - b| / |b|, where a is a tensor in `found` and b the
+    tensor at the same place in `exact`."""
     return max(float((a - b).norm() / b.norm()) for a, b in zip(found, exact, strict=True))

@@ -61,6 +61,7 @@ def _times_too_many(config: object) -> int:
 
 
 def _refuse(module: torch.nn.Module, _: tuple, arguments: dict) -> None:
-    """Simulate a device with memory for only a third of the batch: refuse larger passes."""
+    """Simulate a device with memory for only a third of the batch: raise an out-of-memory error for
+    a larger pass."""
     if arguments["input_ids"].numel() > 16 * 2 * 64 / 3:
         raise torch.OutOfMemoryError("simulated: the pass is too large")

@@ -68,7 +68,7 @@ def run(
     setting : Setting
         The options of the checks.
     seconds : float
-        Time limit of all checks together; the limit of each check changes in proportion.
+        Time limit of all checks together. The limits in `checks` are scaled by `seconds / SECONDS`.
     checks : dict
         Functions and time limits, as in `CHECKS`; other processes must be able to import the
         functions.
@@ -128,7 +128,7 @@ def _watched(
 
 
 def _work(sender: Connection, name: str, check: Check, setting: Setting) -> None:
-    """Run a check in this process, send its rows, and then send None."""
+    """Run a check in this process, send its rows through the pipe, and send None at the end."""
     os.setsid()  # so that the processes that the check starts can be killed with it
     os.dup2(2, 1)  # standard output is for the table
     for row in attempt(name, check, setting):

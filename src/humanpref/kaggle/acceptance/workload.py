@@ -109,8 +109,8 @@ def _sequence(length: int, side: int | None, vocabulary: int, rng: Any) -> Token
 
 
 def preset_config(preset: str, folder: Path, quick: bool = False, *overrides: str) -> Config:
-    """Return a preset's configuration for one pass over random rows. Its backbone is `folder`, with
-    a config.json but no weights; the estimates read its sizes there.
+    """Return a preset's configuration for one pass over random rows. Its backbone is `folder`,
+    which has no weights, only a config.json from which the estimates read the backbone's sizes.
 
     Parameters
     ----------

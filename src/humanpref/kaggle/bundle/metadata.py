@@ -138,7 +138,7 @@ def fill_manifest(code: str, digest: str) -> str:
     for old, new in ((empty, full), (json.dumps(empty)[1:-1], json.dumps(full)[1:-1])):
         if code.count(old) == 1:
             return code.replace(old, new)
-    raise InputError(f"code_file: expected one line {empty}, for the digest of the manifest")
+    raise InputError(f"code_file: expected one line {empty}, to fill in the manifest's digest")
 
 
 def stage_kernel(

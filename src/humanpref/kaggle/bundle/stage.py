@@ -66,8 +66,8 @@ def stage_dataset(
     ------
     InputError
         If a wheel cannot be built, fetched or installed in the image, a file is unsuitable for
-        upload, two artifacts have the same name, or an artifact has no ties although the
-        competition has them.
+        upload, two artifacts have the same name, or an artifact predicts no ties although
+        the competition has them.
     """
     folder.mkdir()
     freeze = read_image(image or project / "wheels" / IMAGE)

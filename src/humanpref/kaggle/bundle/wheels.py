@@ -168,7 +168,8 @@ def closure_faults(
 def unmet(
     wheels: Sequence[Wheel], image: Image, extras: Collection[str] = EXTRAS
 ) -> Iterator[tuple[Requirement, str]]:
-    """Yield each requirement that neither the image nor the wheels meet, with a message.
+    """Yield each requirement of the wheels that neither the image nor the wheels meet, and a
+    message about it.
 
     Parameters
     ----------
@@ -289,7 +290,7 @@ def remake_lock(project: Path, image: Path | None = None) -> list[Wheel]:
         while needs := list(unmet(wheels, freeze, (*EXTRAS, *OPTIONAL_EXTRAS))):
             name, problem = canonicalize_name(needs[0][0].name), needs[0][1]
             if name in PROTECTED:
-                raise InputError(f"{lock}: {problem}, and {name} must stay the image's own")
+                raise InputError(f"{lock}: {problem}; a bundle must not replace the image's {name}")
             if any(wheel.name == name for wheel in wheels):
                 raise InputError(f"{lock}: {problem}; the requirements of {name} conflict")
             logger.info("%s", problem)

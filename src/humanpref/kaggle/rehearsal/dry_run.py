@@ -2,8 +2,8 @@
 
 It stages the dataset, mounts the sources listed in the committed metadata, runs the training kernel
 and then the inference kernel on its output, each in its own sandbox, and checks the submission. It
-rehearses the commit run. With a fault other than `killed-training`, it also rehearses the hidden
-rerun.
+rehearses the commit run, which Kaggle starts after a push. With a fault other than
+`killed-training`, it also rehearses the hidden rerun, which Kaggle starts after a submission.
 """
 
 import dataclasses
@@ -139,8 +139,8 @@ class DryRun:
         folder = Path(run.pretrained)
         if not folder.is_dir():
             raise InputError(
-                "option model.backbone: expected a folder, since the kernels have no network, got "
-                f"{run.pretrained!r} (--set model.backbone=FOLDER)"
+                f"option model.backbone: expected a folder, got {run.pretrained!r}; the kernels "
+                "have no network, so name a folder here (--set model.backbone=FOLDER)"
             )
         kept = [text for text in self.overrides if text.split("=")[0].strip() != "model.backbone"]
         return dataclasses.replace(run, overrides=kept, backbone=folder.resolve().name), folder

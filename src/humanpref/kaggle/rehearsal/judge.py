@@ -33,7 +33,7 @@ def judge_training(
     report : Report
         The report to which the results are added.
     name : str
-        `train`, or `resumed` for the version after one whose process was killed.
+        `train`, or `resumed` for the run that resumes a killed one.
     launches : bool
         Whether the training uses every GPU.
     """
@@ -122,7 +122,8 @@ def _judge_gpus(name: str, log: str, report: Report) -> None:
 
 
 def _project(status: dict[str, Any], report: Report) -> None:
-    """Estimate the time for the hidden rows from the test rows; warn if it is above the limit."""
+    """Estimate the time for the hidden rows from the time for the test rows. Warn if the estimate
+    is above the limit."""
     rows, seconds = status["predicted"], defaultdict(float, status["seconds"])
     if not (rows and seconds["predict"]):
         return

@@ -21,8 +21,8 @@ class Probe:
     mode : str
         The sandbox's mode, `bwrap` or `none`.
     connection, lookup, input_remount, input_write : str
-        `succeeded`, or why it failed: to connect to an address, to look up a name, to remount the
-        input folder as writable, and then to write to it.
+        The result of an attempt to connect to an address, to look up a name, to remount the input
+        folder as writable, and then to write to it: `succeeded`, or why it failed.
     unreachable : bool
         Whether the connection failed for lack of a route.
     interfaces : tuple of str

@@ -47,8 +47,8 @@ def train(run: Run, seconds: float, descent_seconds: float) -> None:
     Parameters
     ----------
     run : Run
-        The run. Each process plans it again from its training file alone, so it must have no extra
-        rows, teachers or earlier stage.
+        The run. Each process plans the run again from the training file alone, so the run must have
+        no extra rows, teachers or earlier stage.
     seconds : float
         Wall-clock limit.
     descent_seconds : float
@@ -99,8 +99,8 @@ def places(config: Config) -> list[str]:
 
 
 def with_limit(config: Config, seconds: float) -> Config:
-    """Return the configuration with a time limit for gradient descent, unless it has one or needs
-    none.
+    """Return the configuration with a time limit for gradient descent. Leave it unchanged if it has
+    a limit already, or if its family is not trained by gradient descent.
 
     The limit is not part of a run's identity, since a later version of the kernel, which resumes
     the run, may have a different number of GPUs.

@@ -105,7 +105,7 @@ def gathered(run: experiment.Run) -> Artifact | None:
     try:
         return run.gather()
     except Exception:
-        logger.exception("%s: cannot be made an artifact", run.work)
+        logger.exception("%s: cannot write an artifact of the finished models", run.work)
         return None
 
 
@@ -133,7 +133,9 @@ def resume_earlier_run(run: dict[str, Any], input_root: Path, out: Path) -> None
                         shutil.copytree(path.parent, copy, dirs_exist_ok=True)
                 logger.info("%s: resumed from an earlier version", path.parent)
                 return
-            logger.warning("%s: has a different configuration or rows; ignored", path.parent)
+            logger.warning(
+                "%s: ignored, since its run had a different configuration or rows", path.parent
+            )
 
 
 def resolve(run: KernelRun, input_root: Path) -> Config:

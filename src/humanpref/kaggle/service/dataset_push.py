@@ -38,9 +38,10 @@ def push_dataset(
     """Create a dataset, or a new version of it, unless its current version already has the manifest
     in the file `marker`. Then wait until the dataset is ready.
 
-    `manifest` identifies the bundle: it is the digest of the wheel dataset's manifest, even if a
-    different dataset is pushed. If `chosen` is False, nothing is pushed; but if the dataset's
-    record was lost and Kaggle has the dataset, the record is restored.
+    `manifest` identifies the bundle to which the dataset belongs: it is the digest of the manifest
+    of the bundle's wheel dataset, even if a dataset of weights is pushed. If `chosen` is False,
+    nothing is pushed; but if the dataset's record was lost and Kaggle has the dataset, the record
+    is restored.
     """
     folder = marker.parent
     metadata = fill_owner(read_metadata(folder / DATASET_METADATA), owner, records.name)

@@ -18,8 +18,8 @@ SOURCES = ("dataset", "competition", "kernel", "model")
 
 @dataclass(frozen=True)
 class Kernel:
-    """A kernel's current version on Kaggle, its code, the sources that it mounts (without their
-    versions), and the time of its last run (None if Kaggle does not report it)."""
+    """The state of a kernel on Kaggle: its current version, its code, the sources that it mounts
+    (without their versions), and the time of its last run (None if Kaggle does not report it)."""
 
     version: int
     code: str

@@ -95,7 +95,7 @@ def push(
             "--preset"
         )
     if not anyway and (not parts or "train" in parts) and (reason := impossible(run)):
-        raise InputError(f"{bundle}: {reason}; push --anyway tries it")
+        raise InputError(f"{bundle}: {reason}; to push it anyway, add --anyway")
     chosen = parts or PARTS
     with records.locked():
         for path in (marker, *mounted_weights(bundle, kernels)):
@@ -252,9 +252,9 @@ def mounted_pushes(
     manifest: str,
     anyway: bool = False,
 ) -> dict[str, Any]:
-    """Wait until every kernel in `sources` that was pushed from here has run. Return the digest or
-    version of each source that was pushed from here, by reference. With `anyway`, accept a training
-    kernel that ran out of time."""
+    """Wait until every kernel in `sources` that the records list has run. Return a dict that maps
+    each source in the records to the digest (of a dataset) or version (of a kernel) pushed last.
+    With `anyway`, accept a training kernel that ran out of time."""
     pushes = {entry["ref"]: name for name, entry in records.pushes().items()}
     for source in sorted(sources & pushes.keys()):
         name = pushes[source]
@@ -264,7 +264,7 @@ def mounted_pushes(
         elif name == DATASET_FOLDER and records[name]["digest"] != manifest:
             problem = "which belongs to a different bundle"
         if problem:
-            raise InputError(f"{kernel}: mounts {source}, {problem}; push it first")
+            raise InputError(f"{kernel}: mounts {source}, {problem}; push {source} first")
         if name in KERNELS:
             wait_for_run(client, records, name)
             check_finished(client, records[name], anyway)

@@ -69,12 +69,12 @@ class Records:
         return self.entries.get(name, {})
 
     def pushes(self) -> dict[str, dict[str, Any]]:
-        """Return the entries of datasets and kernels by name."""
+        """Return the entries of datasets and kernels; the keys are the names of the entries."""
         return {name: entry for name, entry in self.entries.items() if name != SUBMISSION}
 
     def latest(self) -> list[str]:
-        """Return the names of the pushes that are up to date with the last bundle, and of the
-        datasets and kernels that these pushes mount."""
+        """Return the names of the entries that are up to date with the last bundle, and of the
+        datasets and kernels that those kernels mount."""
         pushes = self.pushes()
         current = {name: entry for name, entry in pushes.items() if not self.outdated(name)}
         mounted = {source for entry in current.values() for source in entry.get("inputs", ())}

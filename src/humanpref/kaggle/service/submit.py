@@ -34,11 +34,11 @@ def submit(
 ) -> Submission:
     """Submit the recorded version of the inference kernel, and wait for its score.
 
-    Each version is submitted only once. Every description starts with a tag made of the kernel, its
-    version and a digest of the pushed code and inputs; before anything is sent, the team's
-    submissions are searched for that tag. After an interruption, the same command resumes waiting.
-    A result that is incomplete, or that does not belong to the bundle pushed last, is submitted
-    only with `anyway`.
+    Each version is submitted only once. A submission's description starts with a tag made of the
+    kernel, its version and a digest of the pushed code and inputs; before anything is sent, the
+    team's submissions are searched for that tag. After an interruption, the same command resumes
+    waiting. A result that is incomplete, or that does not belong to the bundle pushed last, is
+    submitted only with `anyway`.
 
     Raises
     ------
