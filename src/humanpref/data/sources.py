@@ -147,8 +147,9 @@ def read_training_rows(
     Raises
     ------
     InputError
-        For an unusable file, a training id with the prefix of an extra row, an extra weight that is
-        not positive and finite, or a tie if there are two classes; or if no training rows remain.
+        For an unusable file, an id in the training file that begins as the ids of extra rows do
+        (`extra-1:`), an extra weight that is not positive and finite, or a tie if there are two
+        classes; or if no training rows remain.
     """
     pairs = read_pairs(train_csv, labels=True, format=format)
     ties = has_ties(pairs) if classes is None else classes == 3

@@ -32,7 +32,7 @@ def public_name(name: str) -> str:
 
 
 def is_folder_name(name: str) -> bool:
-    """Return whether a name can only be a folder's, because no name on a hub looks like it."""
+    """Return whether a name must be a folder's: names on a hub never begin like this."""
     return name.startswith(("/", "./", "../", "~"))
 
 

@@ -199,8 +199,8 @@ def _out_of_fold(
 def _fit_and_predict(
     model: Model, learned: Labelled, judged: Labelled, checkpoint: Path | None
 ) -> np.ndarray:
-    """Fit a member on the `learned` rows, and return its predictions for the `judged` rows. The fit
-    gets no validation rows, because no member is tuned on them."""
+    """Fit a member on the `learned` rows, without validation rows, and return its predictions for
+    the `judged` rows."""
     return model.fit(*learned, None, checkpoint).predict_proba(judged.pairs)
 
 

@@ -56,7 +56,7 @@ class Blend:
         return np.exp(self.correction(self.mixed(probabilities), cases))
 
     def mixed(self, probabilities: np.ndarray) -> np.ndarray:
-        """Return the log probabilities of the weighted mean, (n, 3), without the correction."""
+        """Return the logarithm of the members' weighted mean, (n, 3), before it is corrected."""
         probabilities = np.maximum(probabilities, CLIP)
         if self.mean == "geometric":
             logs = np.tensordot(self.weights, np.log(probabilities), axes=1)

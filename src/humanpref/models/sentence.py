@@ -65,7 +65,7 @@ class Memo:
         self.clear()
 
     def clear(self, options: tuple[Any, ...] = ()) -> None:
-        """Forget all texts, and use the memo for these options from now on."""
+        """Empty the memo. From now on, it holds vectors that were computed with these options."""
         self.options, self.bytes = options, 0
         self.windows: dict[Passage, Windows] = {}
 

@@ -163,8 +163,8 @@ class Gradients:
             kept = "" if self.options.gradient_checkpointing else checkpointing
             raise InputError(
                 "training: out of memory although each forward pass has only one row, of up to "
-                f"{self.examples.lengths[rows].max()} tokens; to need less, set {kept}a lower "
-                "model.max_length or a smaller model"
+                f"{self.examples.lengths[rows].max()} tokens; to use less memory, set {kept}a "
+                "lower model.max_length or a smaller model"
             )
         self.forward_tokens = min(self.forward_tokens, max(sizes)) // 2
         if self.accelerator.is_main_process:

@@ -67,10 +67,11 @@ def _compared(
     expected: np.ndarray,
     pairs: pd.DataFrame,
 ) -> Row:
-    """Compare the predictions of two models on the device with those of the CPU, `expected`.
+    """Check that two models predict on the device about what `expected` has: the predictions of
+    the model that was trained and run on the CPU.
 
-    `model` was trained on the device in half precision; `reader` has the weights trained on the
-    CPU.
+    `model` was trained on the device in half precision. `reader` has the weights that were trained
+    on the CPU.
     """
     report = model.report_["training"]
     trained = np.abs(model.predict_proba(pairs) - expected).max()

@@ -58,8 +58,8 @@ def scores(client: Client, root: Path, competition: str) -> pd.DataFrame:
     client : Client
         The service.
     root : Path
-        The folder of the records of all experiments; see `records.find_root`. A submission that
-        was not made from one of them has no log loss.
+        The folder with the records of all experiments (`records.find_root`), from which the table
+        takes the held-out log losses. A submission without a record has none.
     competition : str
         The competition's slug.
     """

@@ -1,5 +1,5 @@
-"""Limit the time that the Kaggle client's requests take, observe them, and suppress the client's
-output."""
+"""Limit the time that the Kaggle client's requests take, keep the last response, and suppress the
+client's output."""
 
 import contextlib
 import io
