@@ -97,6 +97,7 @@ def test_only_the_main_process_has_a_bar_where_there_is_a_terminal(monkeypatch, 
     assert options["disable"] is (None if main else True)  # tqdm looks for a terminal itself
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("preset", "settings", "works"),
     [

@@ -267,6 +267,7 @@ def read_answer(turns: list[str | None], topic: int, right: str | None) -> dict[
     return dict(zip(counted, counts, strict=True)) | rest
 
 
+@pytest.mark.slow
 def test_all_that_the_truth_depends_on_can_be_read(arena, turns):
     """The true probabilities follow from prompt and answers: `bayes_log_loss` can be reached."""
     some = turns.iloc[:1_500]

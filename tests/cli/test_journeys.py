@@ -114,6 +114,7 @@ def test_training_rows_that_cannot_be_used(run, tmp_path, content, words):
     assert sorted(tmp_path.iterdir()) == before
 
 
+@pytest.mark.slow
 def test_settings_that_cannot_be_used(run, arena, tmp_path):
     train = ["--train", arena / "train.csv", "--out", "A"]
     refused(

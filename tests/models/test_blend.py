@@ -123,6 +123,7 @@ def test_an_interrupted_fit_goes_on_piece_by_piece(pairs, tmp_path, monkeypatch)
     assert again.report_ == whole.report_
 
 
+@pytest.mark.slow
 def test_a_member_without_its_model_folder_is_left_out(pairs, caplog, sentence_encoder):
     frozen = "embedding model.embedding_penalties=100 model.structure_penalties=100"
     few = pairs[:24].reset_index(drop=True)

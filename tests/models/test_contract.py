@@ -382,6 +382,7 @@ def test_one_training_row(family, rows):
     check_probabilities(model.predict_proba(rows[:5]), 5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["sparse", "tiny"])
 def test_a_measure_that_hardly_varied_in_training_decides_no_row_by_itself(preset, rows):
     if preset == "tiny":

@@ -78,6 +78,7 @@ def test_sixteen_pairs_are_learned_by_heart(decoder_folder, pairs):
     assert log_loss(build_model(config).fit(some, labels_of(some)), some) < 0.1
 
 
+@pytest.mark.slow
 def test_the_first_loss_is_that_of_no_opinion(decoder_folder, few):
     model = DecoderModel.from_config(config_with(decoder_folder()))
     model.build(few)
@@ -197,6 +198,7 @@ def test_padding_stands_on_the_right_whatever_the_tokenizer_says(decoder_folder,
     assert mask[0].tolist() == [1] * shorter + [0] * (longest - shorter)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "option", ["training.gradient_checkpointing=true", "training.forward_tokens=1"]
 )

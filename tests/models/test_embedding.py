@@ -87,6 +87,7 @@ def test_the_neural_head(neural, model, pairs, tmp_path):
         load_model(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_instructions_travel_with_the_model(sentence_encoder, pairs, tmp_path):
     folder = shutil.copytree(sentence_encoder, tmp_path / "encoder")
     named = folder / "config_sentence_transformers.json"
@@ -181,6 +182,7 @@ def test_without_the_backbone_it_is_found_where_it_was(sentence_encoder, pairs, 
         load_model(tmp_path / "model")
 
 
+@pytest.mark.slow
 def test_fold_models_embed_each_text_once_and_share_one_backbone(
     sentence_encoder, arena, pairs, tmp_path, monkeypatch
 ):

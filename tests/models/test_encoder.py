@@ -348,6 +348,7 @@ def test_swap_augmentation_mirrors_rows_and_labels(pairs, monkeypatch):
     assert not np.array_equal(first.ids, mirrored.ids)
 
 
+@pytest.mark.slow
 def test_the_offset_is_learned_on_other_rows_and_added_to_the_logits(
     pairs, folder_of, monkeypatch, tmp_path
 ):

@@ -104,6 +104,7 @@ def test_vectors_are_those_of_sentence_transformers(changed, mode):
     np.testing.assert_allclose(vectors(encoder), expected, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", ["dense", "decoder"])
 def test_dense_modules_and_decoders(folder, request, tmp_path):
     folder = request.getfixturevalue(folder)
@@ -281,6 +282,7 @@ def test_instructions_are_those_of_sentence_transformers(prompted, mode, include
         np.testing.assert_allclose(found[text, instruction].vectors, alone, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_folders_default_instruction_unless_another_is_set(prompted):
     settings = {"prompts": {"query": "Find: ", "none": ""}, "default_prompt_name": "query"}
     folder = prompted(**settings)
@@ -336,6 +338,7 @@ def published(pairs, tmp_path_factory):
     return save
 
 
+@pytest.mark.slow
 def test_the_layout_of_qwen3_embedding(published, tmp_path):
     """A decoder, padded on the left by the library, pooled at its last token, instructions by
     name."""

@@ -203,11 +203,13 @@ def test_the_page_in_a_browser(report, tmp_path):
         assert shot.stat().st_size > 30_000
 
 
+@pytest.mark.slow
 def test_the_page_does_not_scroll_sideways_on_a_phone(report, tmp_path):
     found = measured(tmp_path, (report / "index.html").read_text(), 400)
     assert (found["width"], found["fits"], found["images"]) == (400, True, 13)
 
 
+@pytest.mark.slow
 def test_no_table_is_cut_off_on_a_screen(report, tmp_path):
     found = measured(tmp_path, (report / "index.html").read_text(), 1280)
     assert (found["width"], found["fits"], found["wide"]) == (1280, True, [])

@@ -126,6 +126,7 @@ def test_rows_without_a_decision(artifacts, write_csv, tmp_path):
     assert "Axes besides preference" not in (tmp_path / "page" / "index.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_model_with_ties_on_rows_without_any(artifacts, pairs, caplog):
     decided = pairs[labels_of(pairs)[:, 2] == 0].reset_index(drop=True)
     evaluate(artifacts[:1], decided)
@@ -148,6 +149,7 @@ def test_folders_and_frames_as_well_as_files(artifacts, arena, pairs):
     assert some["artifacts"][str(folders[0])]["rows"] == 50
 
 
+@pytest.mark.slow
 def test_the_worst_rows_open_with_both_answers(artifacts, write_csv, tmp_path, undrawn):
     pytest.importorskip("matplotlib")
     rows = [(["Who <b>?"], ["first", "a" * 5_003], ["<i>second"], 0)]

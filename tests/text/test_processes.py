@@ -20,6 +20,7 @@ def doubled(items):
     return [2 * item for item in items]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("items", [[], [1], list(range(50))])
 def test_parts_are_in_order(items):
     for processes in (1, 2) if items else (1,):

@@ -589,6 +589,7 @@ def test_the_checks_can_fail(tmp_path):
     )
 
 
+@pytest.mark.slow
 @needs_client
 @pytest.mark.parametrize(
     ("reply", "returncode", "line"),

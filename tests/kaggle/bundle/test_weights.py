@@ -406,6 +406,7 @@ def test_weights_from_the_hub(own, backbone, monkeypatch):
         pack_weights("org/none", own)
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_vectors_of_the_packed_copy_are_the_sources(own, sentence):
     vectors = []

@@ -176,6 +176,7 @@ def test_a_wheel_that_is_not_in_the_lock(image, tmp_path, monkeypatch):
         fetch(tmp_path, needs, image)
 
 
+@pytest.mark.slow
 def test_only_what_the_extras_need_is_fetched(image, tmp_path, monkeypatch):
     """The lock holds what any bundle may need; a bundle gets its own share of it."""
     index, folder = tmp_path / "index", tmp_path / "wheels"

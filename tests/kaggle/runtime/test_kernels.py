@@ -242,6 +242,7 @@ def test_without_a_test_file_there_is_nothing_to_fall_back_on(new_tree, bare):
     assert "sample_submission.csv" in done.stderr  # the tree
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", [TRAIN, INFER], ids=["train", "infer"])
 def test_another_dataset_than_the_one_pushed_is_not_installed(
     new_tree, wheels, bare, tmp_path, kernel

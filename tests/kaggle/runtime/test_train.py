@@ -47,6 +47,7 @@ def test_the_artifact_and_the_status_of_a_training(tree, caplog):
     assert told in caplog.text
 
 
+@pytest.mark.slow
 def test_a_text_of_a_competition_with_plain_texts_may_look_like_a_json_list(tree):
     """The kernel and the processes that it starts know the competition's format."""
     pytest.importorskip("pyarrow")

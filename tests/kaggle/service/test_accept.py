@@ -66,6 +66,7 @@ def test_a_run_without_a_table_is_an_error(run, service, folder):
     assert (folder / "acceptance" / "humanpref-accept.log").is_file()
 
 
+@pytest.mark.slow
 @CLIENT
 def test_another_users_name_is_refused_before_anything_is_built(run, service, folder):
     refused = run("accept", "--user", "somebody-else")

@@ -72,6 +72,7 @@ def test_which_datasets_may_become_ready(client, status, version, answered, may)
     assert may_become_ready(client, entry) is may
 
 
+@pytest.mark.slow
 def test_while_kaggle_processes_a_dataset_nobody_looks_for_it(run, commands, service, folder):
     service.untold, service.processing = True, 30
     kill_at(service, commands, CREATE, done=True)
@@ -83,6 +84,7 @@ def test_while_kaggle_processes_a_dataset_nobody_looks_for_it(run, commands, ser
     assert len(service.received(DOWNLOAD)) <= 3
 
 
+@pytest.mark.slow
 def test_a_new_version_and_killed(run, commands, service, folder):
     """The old version can be read, and is ready, while the new one is made: only its number
     tells."""

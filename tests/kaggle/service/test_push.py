@@ -147,6 +147,7 @@ def test_sources_that_kaggle_leaves_out(run, service, folder):
     assert len(service.kernels[INFER]) == 2
 
 
+@pytest.mark.slow
 def test_records_that_were_lost(run, service, folder):
     """What Kaggle has is taken up: nothing is sent a second time."""
     assert run(*PUSH).code == 0
@@ -332,6 +333,7 @@ def test_a_kernel_is_not_pushed_without_its_dataset(run, service, folder):
     assert len(service.kernels[TRAIN]) == 1
 
 
+@pytest.mark.slow
 def test_a_bundle_without_training(run, service, folder):
     stage(folder / "bundle")
     assert run(*PUSH).code == 0

@@ -14,6 +14,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 def test_the_log_of_a_run_that_failed(run, service):
     service.next_run = ["RUNNING", "ERROR"]
     service.failure = "Your notebook tried to allocate more memory than is available."

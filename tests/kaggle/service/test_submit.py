@@ -13,6 +13,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 def test_a_submission_that_fails_can_be_sent_again(run, service):
     service.score = ["PENDING", "ERROR"]
     assert run(*PUSH).code == 0
@@ -57,6 +58,7 @@ def test_no_submission_left(run, service):
     assert not service.received(SUBMIT)
 
 
+@pytest.mark.slow
 def test_the_daily_allowance_in_a_nested_body(run, service):
     assert run(*PUSH).code == 0
     said = {
