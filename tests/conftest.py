@@ -59,7 +59,7 @@ def pytest_collection_finish():
 
 @pytest.fixture(autouse=True, scope="module")
 def _frozen():
-    """Spare them what was imported and made for other files, too."""
+    """Spare collections also what earlier test files imported and made."""
     gc.freeze()
 
 

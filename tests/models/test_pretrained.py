@@ -692,7 +692,7 @@ def test_a_tokenizer_that_panics_is_refused(folder_of, tmp_path):
 
 def test_a_tokenizer_without_words_is_refused(tmp_path):
     folder = publish(tmp_path / "empty", "bert", BERT_NAMES, Tokenizer(models.WordLevel()))
-    with pytest.raises(InputError, match=r"expected a tokenizer\.json or a vocabulary"):
+    with pytest.raises(InputError, match="expected a vocabulary, got only special tokens"):
         load_tokenizer(str(folder))
 
 

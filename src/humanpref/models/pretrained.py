@@ -68,8 +68,8 @@ def load_tokenizer(name: str) -> Any:
         tokenizer = _from_file(name) if file else _from_vocabulary(name)
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
         raise InputError(
-            f"backbone {name}: expected a tokenizer.json or a vocabulary in its folder; without "
-            "them, the tokenizer has only special tokens"
+            f"backbone {name}: expected a vocabulary, got only special tokens; are the tokenizer's "
+            "files in the folder?"
         )
     text_ids(PROBES, tokenizer)
     return tokenizer

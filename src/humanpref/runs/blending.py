@@ -220,7 +220,7 @@ def _held_out(artifacts: list[Artifact]) -> tuple[pd.DataFrame, np.ndarray, int]
     most = max(map(len, tables))
     if len(rows) < most:
         logger.warning(
-            "blend: every artifact held out the same %s, but one artifact held out %d",
+            "blend: only the %s that every artifact held out can be used; one artifact held out %d",
             counted(len(rows), "row"),
             most,
         )
